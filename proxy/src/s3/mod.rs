@@ -1,0 +1,1 @@
+//! Amazon's S3 API.

@@ -1,0 +1,1 @@
+//! Accepting connections and bounding what they may cost.

@@ -1,0 +1,1 @@
+//! OpenStack's Swift API v1.

@@ -1,0 +1,188 @@
+//! Accounts and containers: a record, and rows in the order of their names.
+//!
+//! An account and a container are the same thing twice: an account's rows are its containers, a
+//! container's rows are its objects. Both are a [`Directory`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{DirectoryKey, PolicyIndex, Timestamp};
+
+/// A metadata value and when it was set; replicas merge by the newer. Empty means removed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeaderValue {
+    /// The value.
+    pub value: String,
+    /// When it was set.
+    pub timestamp: Timestamp,
+}
+
+/// The record of an account or a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Directory {
+    /// `account` or `account/container`.
+    pub name: String,
+    /// When it was last created.
+    pub created: Timestamp,
+    /// When it was last deleted; it exists while `created > deleted`.
+    pub deleted: Timestamp,
+    /// Storage policy of the objects of a container.
+    pub policy: PolicyIndex,
+    /// Headers by lower-case name (`x-container-meta-*`, `x-container-read`, …).
+    pub headers: BTreeMap<String, HeaderValue>,
+}
+
+impl Directory {
+    /// Whether it exists now.
+    pub fn exists(&self) -> bool {
+        self.created > self.deleted
+    }
+
+    /// A header's value, if set.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|h| h.value.as_str()).filter(|v| !v.is_empty())
+    }
+}
+
+/// Totals over the live rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stats {
+    /// Live rows: containers of an account, objects of a container.
+    pub rows: u64,
+    /// Objects: those of the account's containers, or the container's rows.
+    pub objects: u64,
+    /// Bytes of those objects.
+    pub bytes: u64,
+}
+
+/// A directory with its totals.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryInfo {
+    /// The record.
+    pub directory: Directory,
+    /// The totals.
+    pub stats: Stats,
+}
+
+/// A change of a directory's record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DirectoryWrite {
+    /// Where it lies.
+    pub key: DirectoryKey,
+    /// `account` or `account/container`.
+    pub name: String,
+    /// When.
+    pub timestamp: Timestamp,
+    /// What.
+    pub change: DirectoryChange,
+}
+
+/// What a [`DirectoryWrite`] does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DirectoryChange {
+    /// Creates it, or sets headers where it exists (its policy then stays).
+    Create {
+        /// Policy if it is new.
+        policy: PolicyIndex,
+        /// Headers to set; an empty value removes.
+        headers: Vec<(String, String)>,
+    },
+    /// Sets headers; [`crate::NodeError::NoDirectory`] where it does not exist.
+    Update {
+        /// Headers to set; an empty value removes.
+        headers: Vec<(String, String)>,
+    },
+    /// Deletes it; [`crate::NodeError::NotEmpty`] while it has rows. Its headers go with it.
+    Delete,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Name of the object or container.
+    pub name: String,
+    /// Of the write it shows; the newer row wins.
+    pub timestamp: Timestamp,
+    /// A tombstone.
+    pub deleted: bool,
+    /// 1 for an object; a container's count in its account.
+    pub objects: u64,
+    /// Size of an object; a container's total in its account.
+    pub bytes: u64,
+    /// ETag of an object, without quotes.
+    pub etag: String,
+    /// Content type of an object.
+    pub content_type: String,
+    /// More fields that a listing shows (`slo_etag`, `symlink_path`, checksum algorithms, …).
+    pub extra: Vec<(String, String)>,
+}
+
+impl Row {
+    /// The row of a deleted name.
+    pub fn tombstone(name: String, timestamp: Timestamp) -> Row {
+        Row {
+            name,
+            timestamp,
+            deleted: true,
+            objects: 0,
+            bytes: 0,
+            etag: String::new(),
+            content_type: String::new(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// An extra field.
+    pub fn extra(&self, name: &str) -> Option<&str> {
+        self.extra.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// A question for one page of rows, in the order of UTF-8 bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ListQuery {
+    /// Only names that begin so.
+    pub prefix: String,
+    /// Names that hold it after the prefix are rolled up to the part through its first occurrence.
+    pub delimiter: Option<String>,
+    /// Only names and rolled-up prefixes strictly after it (before it, in reverse). A marker that
+    /// ends in the delimiter passes everything under that prefix.
+    pub marker: Option<String>,
+    /// Only names strictly before it (after it, in reverse).
+    pub end_marker: Option<String>,
+    /// At most so many entries.
+    pub limit: usize,
+    /// From the last name to the first.
+    pub reverse: bool,
+    /// Tombstones too (as rows), for merging replicas. Never rolled up into prefixes.
+    pub tombstones: bool,
+}
+
+/// One entry of a page.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Entry {
+    /// A name.
+    Row(Row),
+    /// A rolled-up prefix, through its delimiter.
+    Prefix(String),
+}
+
+impl Entry {
+    /// What it sorts by: the name or the prefix.
+    pub fn name(&self) -> &str {
+        match self {
+            Entry::Row(row) => &row.name,
+            Entry::Prefix(prefix) => prefix,
+        }
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Page {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// Whether more follow.
+    pub truncated: bool,
+}

@@ -1,0 +1,35 @@
+//! The contract between the proxy and the storage nodes.
+//!
+//! Knows neither HTTP nor RocksDB. In the order a request meets them: an [`ObjectPath`] names an
+//! object, an [`ObjectKey`] places it, an [`ObjectWrite`] carries a [`Version`] of it to a device
+//! through [`StorageNode`], and a [`Row`] shows it in the listing of its container, which is a
+//! [`Directory`] as an account is (an account's rows are containers).
+
+mod directory;
+mod error;
+mod key;
+mod node;
+mod record;
+mod time;
+
+pub use directory::{
+    Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
+    Stats,
+};
+pub use error::NodeError;
+pub use key::{BlockKey, DataId, DirectoryKey, ObjectKey, ObjectPath, PathError};
+pub use node::{
+    BlockWrite, DeviceIndex, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work, WorkId,
+    WorkItem, WorkKind,
+};
+pub use record::{Extent, Layout, ObjectRecord, Version};
+pub use time::{Clock, Timestamp};
+
+pub use kodiak_ring::{KeyHash, Partition, PolicyIndex};
+
+/// Objects up to this many bytes lie in one needle with their record; larger ones in blocks.
+pub const INLINE_MAX: usize = 256 * 1024;
+/// Bytes of a block, but for the last of an extent.
+pub const BLOCK_SIZE: usize = 4 * 1024 * 1024;
+/// Data is checksummed in pieces of this many bytes, so that a range is verified without the rest.
+pub const CHECKSUM_CHUNK: usize = 64 * 1024;

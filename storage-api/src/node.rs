@@ -1,0 +1,209 @@
+//! The trait that every storage node implements, in this process or on another machine.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BlockKey, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, ListQuery, NodeError, ObjectKey,
+    ObjectPath, Page, PolicyIndex, Row, Timestamp, Version,
+};
+
+/// A device of one node: its place in the node's own list.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DeviceIndex(pub u16);
+
+/// A new version of an object.
+#[derive(Clone, Debug)]
+pub struct ObjectWrite {
+    /// Where it lies.
+    pub key: ObjectKey,
+    /// Its name.
+    pub path: ObjectPath,
+    /// What to store.
+    pub version: Version,
+    /// The bytes, for [`crate::Layout::Inline`]; else empty. Never copied on the way to the device.
+    pub inline: Vec<Bytes>,
+    /// The container replica on the same node whose row goes with it, if there is one.
+    pub row: Option<RowTarget>,
+}
+
+/// A container replica on the node that stores the object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RowTarget {
+    /// The container.
+    pub directory: DirectoryKey,
+    /// The device that holds this replica of it.
+    pub device: DeviceIndex,
+}
+
+/// What a device has of a name.
+#[derive(Clone, Debug)]
+pub struct StoredVersion {
+    /// The version.
+    pub version: Version,
+    /// The verified bytes, where they were asked for and lie inline.
+    pub inline: Option<Bytes>,
+}
+
+/// A block to store.
+#[derive(Clone, Debug)]
+pub struct BlockWrite {
+    /// Where it lies.
+    pub key: BlockKey,
+    /// The object (or multipart part) that the upload is for; lets the sweeper find orphans.
+    pub owner: ObjectPath,
+    /// BLAKE3 of the content.
+    pub digest: [u8; 32],
+    /// The content, at most [`crate::BLOCK_SIZE`] bytes. Never copied on the way to the device.
+    pub data: Vec<Bytes>,
+}
+
+/// What has reached stable storage when rows are acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowDurability {
+    /// The rows themselves.
+    Synced,
+    /// Not yet, and the caller can give them again after a crash.
+    Volatile,
+}
+
+/// Queues of work that a node keeps for the cluster's background workers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub enum WorkKind {
+    /// Objects whose `expires_at` has come.
+    Expire,
+    /// Blocks that a replaced or deleted version has left behind.
+    Free,
+    /// Containers whose totals their account does not have yet.
+    Totals,
+}
+
+/// Identity of a queued item on its device: opaque.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct WorkId(pub Vec<u8>);
+
+/// An item of a queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkItem {
+    /// Names it to [`StorageNode::finish_work`].
+    pub id: WorkId,
+    /// What is to be done.
+    pub work: Work,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Work {
+    /// Delete the object if this version is still its newest.
+    Expire {
+        /// The object.
+        path: ObjectPath,
+        /// The version that ends.
+        timestamp: Timestamp,
+    },
+    /// Delete the blocks of these extents.
+    Free {
+        /// The object they belonged to.
+        path: ObjectPath,
+        /// Its policy.
+        policy: PolicyIndex,
+        /// The extents.
+        extents: Vec<Extent>,
+    },
+    /// Tell the account the totals of this container.
+    Totals {
+        /// The container and its totals now.
+        info: DirectoryInfo,
+    },
+}
+
+/// A storage node: the only way to a device.
+///
+/// Every method may be called again after an error or a time-out: writes are idempotent by their
+/// timestamps and keys. An `Ok` from a write means that it is on stable storage, unless the
+/// method says otherwise, and that every later read of this device sees it.
+#[async_trait]
+pub trait StorageNode: Send + Sync + 'static {
+    /// The device of this name.
+    fn device(&self, name: &str) -> Option<DeviceIndex>;
+
+    /// Stores a version unless the device has a newer or equal one ([`NodeError::Stale`]), and then
+    /// its row, which is seen by every later listing and comes back by itself after a crash.
+    /// [`NodeError::NoDirectory`]: the version is stored, but its container is gone.
+    /// Extents of the replaced version that the new one does not name go to [`WorkKind::Free`].
+    async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError>;
+
+    /// The newest version, tombstones included; with the inline bytes if `data`.
+    async fn read_object(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        data: bool,
+    ) -> Result<Option<StoredVersion>, NodeError>;
+
+    /// Stores a block. A block that is there already is left as it is.
+    async fn write_block(&self, device: DeviceIndex, block: BlockWrite) -> Result<(), NodeError>;
+
+    /// Verified bytes of a block; `range` must lie within it.
+    async fn read_block(
+        &self,
+        device: DeviceIndex,
+        key: BlockKey,
+        range: Range<u32>,
+    ) -> Result<Bytes, NodeError>;
+
+    /// Deletes blocks; those that are not there are passed over.
+    async fn delete_blocks(&self, device: DeviceIndex, keys: Vec<BlockKey>) -> Result<(), NodeError>;
+
+    /// Changes an account or container and answers its state after the change, and whether it was
+    /// created by it. An older timestamp than the record's own never undoes a newer change.
+    async fn write_directory(
+        &self,
+        device: DeviceIndex,
+        write: DirectoryWrite,
+    ) -> Result<(DirectoryInfo, bool), NodeError>;
+
+    /// The record and totals, also of a deleted directory; none if it never was.
+    async fn read_directory(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+    ) -> Result<Option<DirectoryInfo>, NodeError>;
+
+    /// Puts rows into a directory, each unless a newer one is there.
+    async fn write_rows(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+        rows: Vec<Row>,
+        durability: RowDurability,
+    ) -> Result<(), NodeError>;
+
+    /// One page of a directory's rows.
+    async fn list_rows(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+        query: ListQuery,
+    ) -> Result<Page, NodeError>;
+
+    /// The first `limit` items of a queue that are due at `now` (seconds since 1970).
+    async fn next_work(
+        &self,
+        device: DeviceIndex,
+        kind: WorkKind,
+        now: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkItem>, NodeError>;
+
+    /// Removes items. Not synced: after a crash an item may come again.
+    async fn finish_work(
+        &self,
+        device: DeviceIndex,
+        kind: WorkKind,
+        ids: Vec<WorkId>,
+    ) -> Result<(), NodeError>;
+}
