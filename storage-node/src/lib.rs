@@ -1,1 +1,28 @@
-//! The storage node.
+//! The storage node: account, container and object servers on RocksDB and volumes.
+//!
+//! Knows neither HTTP nor users. In the order a write meets them: [`Node`] finds the device, `device`
+//! queues for its `writer`, which gathers a `group` of `needle`s into one write and one sync of a
+//! `volume`, and then applies them to the `index` and the `directories`. `recover` brings back from the
+//! volumes what the indexes lack; `compact` gives back room.
+//!
+//! The log is the store: volumes are the only durable copy, and RocksDB is a view of them that is
+//! flushed at checkpoints and can be made anew.
+
+mod apply;
+mod compact;
+mod device;
+mod directories;
+pub mod disk;
+mod group;
+mod index;
+mod listing;
+mod needle;
+mod node;
+mod read;
+mod recover;
+mod scan;
+mod volume;
+mod work;
+mod writer;
+
+pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};

@@ -1,0 +1,250 @@
+//! What a needle changes in the index: the same for a write that was just synced and for one that a
+//! replay finds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kodiak_storage_api::{
+    BlockKey, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Timestamp, Version,
+};
+use parking_lot::Mutex;
+use rocksdb::WriteBatch;
+use serde::{Deserialize, Serialize};
+
+use crate::index::{
+    Family, Index, ObjectEntry, block_key, decode, encode, location_bytes, object_key, parse_location,
+};
+use crate::needle::{self, Kind, Location, ObjectMeta};
+use crate::volume::VolumeSet;
+
+/// How much of a volume is of no use any more, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// Bytes of needles that nothing refers to.
+    pub dead: u64,
+    /// Those of them whose room the file system has back.
+    pub punched: u64,
+}
+
+/// Queued extents of a replaced version.
+#[derive(Serialize, Deserialize)]
+pub struct FreedValue {
+    /// The object.
+    pub path: ObjectPath,
+    /// Its policy.
+    pub policy: PolicyIndex,
+    /// The extents.
+    pub extents: Vec<Extent>,
+}
+
+/// A version on its way into the index.
+pub struct NewVersion<'a> {
+    /// Where it is placed.
+    pub key: &'a ObjectKey,
+    /// Its name.
+    pub path: &'a ObjectPath,
+    /// The version.
+    pub version: &'a Version,
+    /// Its needle.
+    pub location: Location,
+    /// What the index has now.
+    pub old: Option<ObjectEntry>,
+}
+
+/// The parts of a device that needles change.
+pub struct Applier {
+    /// The index.
+    pub index: Arc<Index>,
+    /// The volumes, for the metadata of what is replaced.
+    pub volumes: Arc<VolumeSet>,
+    usage: Mutex<HashMap<u32, VolumeUse>>,
+}
+
+impl Applier {
+    /// For a device's index and volumes.
+    pub fn new(index: Arc<Index>, volumes: Arc<VolumeSet>) -> Result<Applier, NodeError> {
+        let mut usage = HashMap::new();
+        let mut iterator = index.iterate(Family::Volumes, rocksdb::ReadOptions::default());
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            if let Ok(number) = key.try_into() {
+                usage.insert(u32::from_be_bytes(number), decode(value)?);
+            }
+            iterator.next();
+        }
+        drop(iterator);
+        Ok(Applier { index, volumes, usage: Mutex::new(usage) })
+    }
+
+    /// What the index has of an object.
+    pub fn object(&self, key: &ObjectKey) -> Result<Option<ObjectEntry>, NodeError> {
+        let value = self.index.get(Family::Objects, &object_key(key))?;
+        value.map(|bytes| ObjectEntry::from_bytes(&bytes)).transpose()
+    }
+
+    /// Where the index has a block.
+    pub fn block(&self, key: &BlockKey) -> Result<Option<Location>, NodeError> {
+        let value = self.index.get(Family::Blocks, &block_key(key))?;
+        value.map(|bytes| parse_location(&bytes)).transpose()
+    }
+
+    /// Makes a version the newest; queues what it leaves behind.
+    pub fn put_object(&self, batch: &mut WriteBatch, new: &NewVersion<'_>) -> Result<(), NodeError> {
+        let key = object_key(new.key);
+        if let Some(old) = new.old
+            && old.location != new.location
+        {
+            self.kill(batch, &old.location, 0);
+            if old.timestamp < new.version.timestamp() && (old.extents || old.expires) {
+                self.leave_behind(batch, new, &old)?;
+            }
+        }
+        let live = new.version.live();
+        let entry = ObjectEntry {
+            location: new.location,
+            timestamp: new.version.timestamp(),
+            deleted: live.is_none(),
+            extents: live.is_some_and(|record| matches!(record.layout, Layout::Extents(_))),
+            expires: live.is_some_and(|record| record.expires_at.is_some()),
+        };
+        if let Some(at) = live.and_then(|record| record.expires_at) {
+            let value = encode(&(new.path, entry.timestamp));
+            batch.put_cf(self.index.family(Family::Expiring), expiring_key(at, &key), value);
+        }
+        batch.put_cf(self.index.family(Family::Objects), key, entry.to_bytes());
+        Ok(())
+    }
+
+    fn leave_behind(
+        &self,
+        batch: &mut WriteBatch,
+        new: &NewVersion<'_>,
+        old: &ObjectEntry,
+    ) -> Result<(), NodeError> {
+        let meta = match self.read_meta::<ObjectMeta>(Kind::Object, &old.location) {
+            Ok(meta) => meta,
+            Err(error) => {
+                // The old record is damaged: its blocks are orphans for the sweeper.
+                tracing::error!(path = %new.path, %error, "replaced version cannot be read");
+                return Ok(());
+            }
+        };
+        let Version::Live(record) = meta.version else { return Ok(()) };
+        let key = object_key(new.key);
+        if let Some(at) = record.expires_at {
+            batch.delete_cf(self.index.family(Family::Expiring), expiring_key(at, &key));
+        }
+        let Layout::Extents(extents) = record.layout else { return Ok(()) };
+        let kept = match new.version.live().map(|r| &r.layout) {
+            Some(Layout::Extents(kept)) => kept.as_slice(),
+            _ => &[],
+        };
+        let extents: Vec<Extent> = extents.into_iter().filter(|e| !kept.contains(e)).collect();
+        if !extents.is_empty() {
+            let value = FreedValue { path: new.path.clone(), policy: new.key.policy, extents };
+            batch.put_cf(self.index.family(Family::Freed), freed_key(old.timestamp, &key), encode(&value));
+        }
+        Ok(())
+    }
+
+    /// Makes a block findable. `old` is where the index had it.
+    pub fn put_block(
+        &self,
+        batch: &mut WriteBatch,
+        key: &BlockKey,
+        location: Location,
+        old: Option<Location>,
+    ) {
+        if let Some(old) = old.filter(|old| *old != location) {
+            self.kill(batch, &old, 0);
+        }
+        batch.put_cf(self.index.family(Family::Blocks), block_key(key), location_bytes(&location));
+    }
+
+    /// Forgets blocks and gives back their room.
+    pub fn delete_blocks(&self, batch: &mut WriteBatch, keys: &[BlockKey]) -> Result<(), NodeError> {
+        for key in keys {
+            let Some(location) = self.block(key)? else { continue };
+            batch.delete_cf(self.index.family(Family::Blocks), block_key(key));
+            let punched = self.punch(&location);
+            self.kill(batch, &location, punched);
+        }
+        Ok(())
+    }
+
+    /// Punches the whole pages of a needle's data out of its volume; how many bytes that gave back.
+    /// The deletion is on stable storage already, so nothing can ask for them again.
+    fn punch(&self, location: &Location) -> u64 {
+        const PAGE: u64 = 4096;
+        let start = location.data_offset().next_multiple_of(PAGE);
+        let end = (location.data_offset() + u64::from(location.data_len)) / PAGE * PAGE;
+        let Some(volume) = self.volumes.get(location.volume).filter(|_| end > start) else { return 0 };
+        match volume.file.punch(start, end - start) {
+            Ok(()) => end - start,
+            Err(error) => {
+                tracing::warn!(%error, "room of a deleted block could not be given back; compaction will");
+                0
+            }
+        }
+    }
+
+    /// Counts a needle as dead.
+    pub fn kill(&self, batch: &mut WriteBatch, location: &Location, punched: u64) {
+        let mut usage = self.usage.lock();
+        let volume = usage.entry(location.volume).or_default();
+        volume.dead += location.padded_len();
+        volume.punched += punched;
+        batch.put_cf(self.index.family(Family::Volumes), location.volume.to_be_bytes(), encode(volume));
+    }
+
+    /// Use of a volume.
+    pub fn usage(&self, volume: u32) -> VolumeUse {
+        self.usage.lock().get(&volume).copied().unwrap_or_default()
+    }
+
+    /// Forgets the use of a volume that is gone.
+    pub fn forget_volume(&self, volume: u32) -> Result<(), NodeError> {
+        self.usage.lock().remove(&volume);
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.index.family(Family::Volumes), volume.to_be_bytes());
+        self.index.write(batch)
+    }
+
+    /// Reads and verifies the metadata of a needle of the expected kind.
+    pub fn read_meta<M: serde::de::DeserializeOwned>(
+        &self,
+        kind: Kind,
+        location: &Location,
+    ) -> Result<M, NodeError> {
+        let volume = self.volumes.of(location)?;
+        let mut bytes = vec![0; location.head_len()];
+        let read = volume.file.read_at(&mut bytes, location.offset);
+        read.map_err(|error| NodeError::Unavailable(error.to_string()))?;
+        let head =
+            needle::decode_head(&bytes, (location.volume, location.offset), volume.salt).map_err(damaged)?;
+        if head.header.kind != kind {
+            return Err(NodeError::Corrupt("a needle of another kind".into()));
+        }
+        head.decode().map_err(damaged)
+    }
+}
+
+/// A damaged needle as an answer.
+pub fn damaged(error: needle::NeedleError) -> NodeError {
+    NodeError::Corrupt(error.to_string())
+}
+
+/// Key of an object that ends.
+pub fn expiring_key(at: u64, object: &[u8; 22]) -> [u8; 30] {
+    let mut key = [0; 30];
+    key[..8].copy_from_slice(&at.to_be_bytes());
+    key[8..].copy_from_slice(object);
+    key
+}
+
+fn freed_key(at: Timestamp, object: &[u8; 22]) -> [u8; 34] {
+    let mut key = [0; 34];
+    key[..12].copy_from_slice(&at.to_bytes());
+    key[12..].copy_from_slice(object);
+    key
+}

@@ -1,0 +1,186 @@
+//! A group: the needles that one write and one sync make durable together.
+
+use std::collections::HashSet;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use bytes::Bytes;
+use kodiak_storage_api::{
+    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey, ObjectWrite, Row,
+};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::directories::Checked;
+use crate::index::ObjectEntry;
+use crate::needle::{self, Kind, Location};
+use crate::volume::Tail;
+
+/// The answer to a request goes here.
+pub type Done<T> = oneshot::Sender<Result<T, NodeError>>;
+
+/// What the writer of a device is asked to do.
+pub enum Request {
+    /// Store a version.
+    Object(Box<ObjectWrite>, Done<()>),
+    /// Store a block.
+    Block(Box<BlockWrite>, Done<()>),
+    /// Delete blocks.
+    DeleteBlocks(Vec<BlockKey>, Done<()>),
+    /// Change an account or container.
+    Directory(DirectoryWrite, Done<(DirectoryInfo, bool)>),
+    /// Put rows, durably by themselves.
+    Rows(DirectoryKey, Vec<Row>, Done<()>),
+    /// Copy a live needle out of a volume that is to go.
+    Move(Box<Move>, Done<()>),
+}
+
+/// A live needle of a volume that is being compacted.
+pub struct Move {
+    /// What it holds.
+    pub kind: Kind,
+    /// Where it was read.
+    pub from: Location,
+    /// Its metadata, as stored.
+    pub meta: Vec<u8>,
+    /// Its verified data.
+    pub data: Bytes,
+}
+
+/// A request whose needle is in the group.
+pub enum Item {
+    /// See [`Request::Object`].
+    Object { write: Box<ObjectWrite>, location: Location, old: Option<ObjectEntry>, done: Done<()> },
+    /// See [`Request::Block`].
+    Block { key: BlockKey, location: Location, old: Option<Location>, done: Done<()> },
+    /// See [`Request::DeleteBlocks`].
+    DeleteBlocks { keys: Vec<BlockKey>, done: Done<()> },
+    /// See [`Request::Directory`].
+    Directory { key: DirectoryKey, checked: Checked, location: Location, done: Done<(DirectoryInfo, bool)> },
+    /// See [`Request::Rows`].
+    Rows { key: DirectoryKey, rows: Vec<Row>, done: Done<()> },
+    /// See [`Request::Move`].
+    Move { moved: Box<Move>, location: Location, done: Done<()> },
+}
+
+impl Item {
+    /// Answers that the group failed.
+    pub fn fail(self, error: NodeError) {
+        // A receiver that is gone has given up waiting.
+        match self {
+            Item::Directory { done, .. } => drop(done.send(Err(error))),
+            Item::Object { done, .. }
+            | Item::Block { done, .. }
+            | Item::DeleteBlocks { done, .. }
+            | Item::Rows { done, .. }
+            | Item::Move { done, .. } => drop(done.send(Err(error))),
+        }
+    }
+}
+
+/// A name that may stand only once in a group, since its check reads the index.
+#[derive(PartialEq, Eq, Hash)]
+pub enum Name {
+    /// An object.
+    Object(ObjectKey),
+    /// A directory.
+    Directory(DirectoryKey),
+}
+
+enum Piece {
+    /// Header, metadata, table or padding, in the arena.
+    Head(Range<usize>),
+    /// A frame of data, as it came from the client.
+    Frame(Bytes),
+}
+
+/// Needles that are written together.
+#[derive(Default)]
+pub struct Group {
+    arena: Vec<u8>,
+    pieces: Vec<Piece>,
+    /// The requests, in the order of their needles.
+    pub items: Vec<Item>,
+    /// Names that are in it.
+    pub names: HashSet<Name>,
+    /// It holds moves, and nothing else.
+    pub moves: bool,
+    start: u64,
+    end: u64,
+}
+
+const ZEROS: [u8; needle::ALIGN as usize] = [0; needle::ALIGN as usize];
+
+impl Group {
+    /// An empty group at the tail; keeps the buffers of the last one.
+    pub fn begin(&mut self, tail: &Tail) {
+        self.arena.clear();
+        self.pieces.clear();
+        self.names.clear();
+        (_, self.start) = tail.position();
+        self.end = self.start;
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Offset after its last needle.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Adds a needle if there is room for it. Its data is not copied.
+    pub fn add<M: Serialize>(
+        &mut self,
+        tail: &mut Tail,
+        kind: Kind,
+        meta: &M,
+        data: &[Bytes],
+        urgent: bool,
+    ) -> Result<Location, NodeError> {
+        let Some(volume) = tail.volume() else { return Err(NodeError::Unavailable("no open volume".into())) };
+        let (number, salt, begin) = (volume.number, volume.salt, self.arena.len());
+        let encoded = needle::encode_head(kind, (number, self.end), salt, meta, data, &mut self.arena);
+        let location = encoded.map_err(|error| NodeError::Corrupt(format!("cannot encode: {error}")))?;
+        if location.meta_len as usize > needle::MAX_META {
+            self.arena.truncate(begin);
+            return Err(NodeError::Corrupt("metadata is larger than any reader accepts".into()));
+        }
+        if let Err(error) = tail.ensure(location.end(), urgent) {
+            self.arena.truncate(begin);
+            return Err(error);
+        }
+        self.pieces.push(Piece::Head(begin..self.arena.len()));
+        self.pieces
+            .extend(data.iter().filter(|frame| !frame.is_empty()).map(|frame| Piece::Frame(frame.clone())));
+        let padding = location.padded_len() as usize - location.content_len();
+        let begin = self.arena.len();
+        self.arena.extend_from_slice(&ZEROS[..padding]);
+        self.pieces.push(Piece::Head(begin..self.arena.len()));
+        self.end = location.end();
+        Ok(location)
+    }
+
+    /// Writes and syncs the group: after `Ok` every needle of it is on stable storage.
+    pub fn write(&self, tail: &Tail) -> io::Result<()> {
+        let Some(volume) = tail.volume() else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut slices: Vec<IoSlice<'_>> = self
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Head(range) => IoSlice::new(&self.arena[range.clone()]),
+                Piece::Frame(frame) => IoSlice::new(frame),
+            })
+            .filter(|slice| !slice.is_empty())
+            .collect();
+        volume.file.write_at(&mut slices, self.start)?;
+        volume.file.sync()
+    }
+
+    /// Lets go of the clients' data as soon as it is written.
+    pub fn release(&mut self) {
+        self.pieces.clear();
+    }
+}

@@ -1,0 +1,353 @@
+//! The RocksDB database of a device: everything small, in key order.
+//!
+//! Nothing in it is the only copy. It is written without a write-ahead log, because the volumes are
+//! one: what a crash takes from the memtables comes back from the volumes' tails. All column families
+//! flush together, so that what is on disk is always one state that has been.
+//!
+//! | column family | key | value |
+//! | --- | --- | --- |
+//! | `objects` | policy, partition, hash | where the newest version lies ([`ObjectEntry`]) |
+//! | `blocks` | policy, partition, upload, index | where the block lies ([`Location`]) |
+//! | `directories` | partition, hash | the record of an account or container |
+//! | `totals` | partition, hash | its [`Stats`] |
+//! | `rows` | partition, hash, name | live rows |
+//! | `tombstones` | partition, hash, name | timestamps of deleted rows |
+//! | `expiring` | second, object's key | objects that end |
+//! | `freed` | timestamp, object's key | extents to delete |
+//! | `changed` | partition, hash | containers whose account does not have their totals |
+//! | `volumes` | number | dead bytes ([`VolumeUse`]) |
+//!
+//! Integers in keys are big-endian: a partition is one range of keys.
+
+use std::path::Path;
+
+use kodiak_storage_api::{BlockKey, DirectoryKey, NodeError, ObjectKey, Timestamp};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
+    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::needle::Location;
+
+/// A column family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// Object versions.
+    Objects,
+    /// Blocks.
+    Blocks,
+    /// Accounts and containers.
+    Directories,
+    /// Their totals.
+    Totals,
+    /// Live rows.
+    Rows,
+    /// Deleted rows.
+    Tombstones,
+    /// Objects that end.
+    Expiring,
+    /// Extents to delete.
+    Freed,
+    /// Containers whose totals have changed.
+    Changed,
+    /// Use of the volumes.
+    Volumes,
+}
+
+impl Family {
+    const ALL: [Family; 10] = [
+        Family::Objects,
+        Family::Blocks,
+        Family::Directories,
+        Family::Totals,
+        Family::Rows,
+        Family::Tombstones,
+        Family::Expiring,
+        Family::Freed,
+        Family::Changed,
+        Family::Volumes,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Family::Objects => "objects",
+            Family::Blocks => "blocks",
+            Family::Directories => "directories",
+            Family::Totals => "totals",
+            Family::Rows => "rows",
+            Family::Tombstones => "tombstones",
+            Family::Expiring => "expiring",
+            Family::Freed => "freed",
+            Family::Changed => "changed",
+            Family::Volumes => "volumes",
+        }
+    }
+}
+
+/// Memory that the databases of all devices of a node share.
+pub struct IndexMemory {
+    cache: Cache,
+    buffers: WriteBufferManager,
+}
+
+impl IndexMemory {
+    /// `cache` bytes of blocks read, `buffers` bytes of entries not flushed yet.
+    pub fn new(cache: usize, buffers: usize) -> IndexMemory {
+        IndexMemory {
+            cache: Cache::new_lru_cache(cache),
+            buffers: WriteBufferManager::new_write_buffer_manager(buffers, false),
+        }
+    }
+}
+
+/// The database of one device.
+pub struct Index {
+    db: DB,
+    no_log: WriteOptions,
+    cached_only: ReadOptionsMaker,
+}
+
+type ReadOptionsMaker = fn() -> ReadOptions;
+
+fn cached_only() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_read_tier(ReadTier::BlockCache);
+    options
+}
+
+/// A memtable is flushed when it has this many bytes; checkpoints flush earlier.
+const MEMTABLE: usize = 32 << 20;
+
+fn family_options(memory: &IndexMemory) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&memory.cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(MEMTABLE);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options
+}
+
+impl Index {
+    /// Opens the database in `folder`, making it if it is not there.
+    pub fn open(folder: &Path, memory: &IndexMemory) -> Result<Index, rocksdb::Error> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_atomic_flush(true);
+        options.set_write_buffer_manager(&memory.buffers);
+        options.set_max_background_jobs(2);
+        options.set_max_open_files(512);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(8 << 20);
+        options.set_paranoid_checks(true);
+        let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(memory)));
+        let db = DB::open_cf_descriptors(&options, folder, families)?;
+        let mut no_log = WriteOptions::default();
+        no_log.disable_wal(true);
+        Ok(Index { db, no_log, cached_only })
+    }
+
+    /// The handle of a family.
+    #[expect(clippy::expect_used, reason = "open() made every family")]
+    pub fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("a family that open() made")
+    }
+
+    /// A value; may read the disk.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, NodeError> {
+        self.db.get_pinned_cf(self.family(family), key).map_err(failed)
+    }
+
+    /// A value if that needs no disk: `None` if it might.
+    #[expect(clippy::type_complexity, reason = "an answer or none, of a value or none")]
+    pub fn get_cached(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> Result<Option<Option<DBPinnableSlice<'_>>>, NodeError> {
+        match self.db.get_pinned_cf_opt(self.family(family), key, &(self.cached_only)()) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// A value encoded with postcard.
+    pub fn get_decoded<T: DeserializeOwned>(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> Result<Option<T>, NodeError> {
+        self.get(family, key)?.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    /// Applies a batch at once; not durable by itself.
+    pub fn write(&self, batch: WriteBatch) -> Result<(), NodeError> {
+        self.db.write_opt(batch, &self.no_log).map_err(failed)
+    }
+
+    /// Iterates from a position.
+    pub fn iterate(&self, family: Family, options: ReadOptions) -> rocksdb::DBRawIterator<'_> {
+        self.db.raw_iterator_cf_opt(self.family(family), options)
+    }
+
+    /// Makes everything written so far durable.
+    pub fn flush(&self) -> Result<(), NodeError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let families: Vec<&ColumnFamily> = Family::ALL.iter().map(|f| self.family(*f)).collect();
+        self.db.flush_cfs_opt(&families, &options).map_err(failed)
+    }
+
+    /// Stops background work, so that closing does not wait for a compaction.
+    pub fn stop(&self) {
+        self.db.cancel_all_background_work(true);
+    }
+}
+
+fn failed(error: rocksdb::Error) -> NodeError {
+    match error.kind() {
+        ErrorKind::Corruption => NodeError::Corrupt(format!("index: {error}")),
+        _ => NodeError::Unavailable(format!("index: {error}")),
+    }
+}
+
+/// Decodes a postcard value of the index.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, NodeError> {
+    postcard::from_bytes(bytes).map_err(|error| NodeError::Corrupt(format!("index: {error}")))
+}
+
+/// Encodes a value with postcard.
+#[expect(clippy::expect_used, reason = "plain data into a growing vector: nothing to fail")]
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data")
+}
+
+/// Bytes of an object's key.
+pub fn object_key(key: &ObjectKey) -> [u8; 22] {
+    let mut out = [0; 22];
+    out[..2].copy_from_slice(&key.policy.0.to_be_bytes());
+    out[2..6].copy_from_slice(&key.partition.0.to_be_bytes());
+    out[6..].copy_from_slice(&key.hash.0);
+    out
+}
+
+/// Bytes of a block's key.
+pub fn block_key(key: &BlockKey) -> [u8; 26] {
+    let mut out = [0; 26];
+    out[..2].copy_from_slice(&key.policy.0.to_be_bytes());
+    out[2..6].copy_from_slice(&key.partition.0.to_be_bytes());
+    out[6..22].copy_from_slice(&key.data.0);
+    out[22..].copy_from_slice(&key.index.to_be_bytes());
+    out
+}
+
+/// Bytes of a directory's key: also the prefix of its rows' keys.
+pub fn directory_key(key: &DirectoryKey) -> [u8; 20] {
+    let mut out = [0; 20];
+    out[..4].copy_from_slice(&key.partition.0.to_be_bytes());
+    out[4..].copy_from_slice(&key.hash.0);
+    out
+}
+
+/// The inverse of [`directory_key`].
+pub fn parse_directory_key(bytes: &[u8]) -> Option<DirectoryKey> {
+    let partition = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
+    let hash = bytes.get(4..20)?.try_into().ok()?;
+    Some(DirectoryKey {
+        partition: kodiak_storage_api::Partition(partition),
+        hash: kodiak_storage_api::KeyHash(hash),
+    })
+}
+
+/// What the index knows of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ObjectEntry {
+    /// Its needle.
+    pub location: Location,
+    /// When it was written.
+    pub timestamp: Timestamp,
+    /// It is a tombstone.
+    pub deleted: bool,
+    /// It owns extents.
+    pub extents: bool,
+    /// It ends at some time.
+    pub expires: bool,
+}
+
+const LOCATION_LEN: usize = 20;
+const ENTRY_LEN: usize = LOCATION_LEN + Timestamp::ENCODED_LEN + 1;
+
+impl ObjectEntry {
+    /// The value's bytes.
+    pub fn to_bytes(self) -> [u8; ENTRY_LEN] {
+        let mut out = [0; ENTRY_LEN];
+        out[..LOCATION_LEN].copy_from_slice(&location_bytes(&self.location));
+        out[LOCATION_LEN..ENTRY_LEN - 1].copy_from_slice(&self.timestamp.to_bytes());
+        out[ENTRY_LEN - 1] =
+            u8::from(self.deleted) | u8::from(self.extents) << 1 | u8::from(self.expires) << 2;
+        out
+    }
+
+    /// The inverse of [`ObjectEntry::to_bytes`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<ObjectEntry, NodeError> {
+        let bad = || NodeError::Corrupt("index: object entry".into());
+        let bytes: &[u8; ENTRY_LEN] = bytes.try_into().map_err(|_| bad())?;
+        let timestamp = bytes[LOCATION_LEN..ENTRY_LEN - 1].try_into().map_err(|_| bad())?;
+        let flags = bytes[ENTRY_LEN - 1];
+        Ok(ObjectEntry {
+            location: parse_location(bytes)?,
+            timestamp: Timestamp::from_bytes(timestamp),
+            deleted: flags & 1 != 0,
+            extents: flags & 2 != 0,
+            expires: flags & 4 != 0,
+        })
+    }
+}
+
+/// Bytes of a location.
+pub fn location_bytes(location: &Location) -> [u8; LOCATION_LEN] {
+    let mut out = [0; LOCATION_LEN];
+    out[..4].copy_from_slice(&location.volume.to_be_bytes());
+    out[4..12].copy_from_slice(&location.offset.to_be_bytes());
+    out[12..16].copy_from_slice(&location.meta_len.to_be_bytes());
+    out[16..].copy_from_slice(&location.data_len.to_be_bytes());
+    out
+}
+
+/// The inverse of [`location_bytes`], of the first bytes of `bytes`.
+pub fn parse_location(bytes: &[u8]) -> Result<Location, NodeError> {
+    let bad = || NodeError::Corrupt("index: location".into());
+    let bytes: &[u8; LOCATION_LEN] =
+        bytes.get(..LOCATION_LEN).and_then(|b| b.try_into().ok()).ok_or_else(bad)?;
+    let number =
+        |range: std::ops::Range<usize>| bytes[range].iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    Ok(Location {
+        volume: number(0..4) as u32,
+        offset: number(4..12),
+        meta_len: number(12..16) as u32,
+        data_len: number(16..20) as u32,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written() {
+        let location = Location { volume: 7, offset: 1 << 40, meta_len: 300, data_len: 4096 };
+        let timestamp = Timestamp::from_micros(123_456_789, 5);
+        let entry = ObjectEntry { location, timestamp, deleted: true, extents: false, expires: true };
+        assert_eq!(ObjectEntry::from_bytes(&entry.to_bytes()), Ok(entry));
+        assert!(ObjectEntry::from_bytes(&[0; 5]).is_err());
+    }
+}

@@ -1,0 +1,417 @@
+//! The node: its devices, and the work that keeps them in order.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use kodiak_storage_api::{
+    BlockKey, BlockWrite, Clock, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery,
+    NodeError, ObjectKey, ObjectWrite, Page, Row, RowDurability, StorageNode, StoredVersion, WorkId,
+    WorkItem, WorkKind,
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::device::{Device, Found};
+use crate::directories::Directories;
+use crate::disk::{Disk, SystemDisk};
+use crate::group::Request;
+use crate::index::IndexMemory;
+use crate::recover::{self, Checkpoint, Replayed};
+use crate::{compact, listing, read, work};
+
+/// One device of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSettings {
+    /// Its name in the rings.
+    pub name: String,
+    /// Its folder; made if it is not there.
+    pub path: PathBuf,
+}
+
+/// Settings of a storage node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSettings {
+    /// The devices.
+    pub devices: Vec<DeviceSettings>,
+    /// Memory for index blocks of all devices together, bytes. Default 128 MiB.
+    pub index_cache: usize,
+    /// Memory for index entries that are not flushed, of all devices together, bytes. Default 96 MiB.
+    pub index_buffers: usize,
+    /// Bytes at which a volume is sealed. Default 1 GiB.
+    pub volume_size: u64,
+    /// Room is reserved in a volume in steps of at most this many bytes. Default 64 MiB.
+    pub allocate_step: u64,
+    /// Free bytes of a device below which only deletes and metadata are written. Default a twentieth of
+    /// the disk, at least 16 MiB and at most 1 GiB.
+    pub reserve: Option<u64>,
+    /// A checkpoint is made when a device has written this many bytes since the last one: what a start
+    /// after a crash has to read again. Default 64 MiB.
+    pub checkpoint_bytes: u64,
+    /// Compaction copies at most this many bytes a second. Default 64 MiB.
+    pub compaction_rate: u64,
+    /// Seconds between looks for volumes to compact. Default 30.
+    pub compaction_interval: u64,
+}
+
+impl Default for NodeSettings {
+    fn default() -> NodeSettings {
+        NodeSettings {
+            devices: Vec::new(),
+            index_cache: 128 << 20,
+            index_buffers: 96 << 20,
+            volume_size: 1 << 30,
+            allocate_step: 64 << 20,
+            reserve: None,
+            checkpoint_bytes: 64 << 20,
+            compaction_rate: 64 << 20,
+            compaction_interval: 30,
+        }
+    }
+}
+
+/// Why a node could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The device's folder or files cannot be used.
+    #[error("device {device}: {source}")]
+    Io {
+        /// The device.
+        device: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another process has it open.
+    #[error("device {device} is in use by another process ({source})")]
+    InUse {
+        /// The device.
+        device: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The index cannot be opened or brought up to date.
+    #[error("device {device}: {message}")]
+    Index {
+        /// The device.
+        device: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A storage node in this process.
+pub struct Node {
+    devices: Arc<Vec<Arc<Device>>>,
+    stop: Mutex<Option<Sender<()>>>,
+    maintenance: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Room of one device.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// Free bytes.
+    pub available: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// A sync has failed: it takes no more writes.
+    pub failed: bool,
+}
+
+impl Node {
+    /// Opens the devices, replays what a crash left, and starts their writers. Blocks.
+    pub fn open(settings: NodeSettings, clock: Arc<Clock>) -> Result<Arc<Node>, OpenError> {
+        Node::open_on(settings, clock, Arc::new(SystemDisk))
+    }
+
+    /// Opens the devices on another kind of disk.
+    pub fn open_on(
+        settings: NodeSettings,
+        clock: Arc<Clock>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Arc<Node>, OpenError> {
+        let begun = Instant::now();
+        let memory = IndexMemory::new(settings.index_cache, settings.index_buffers);
+        let found = each(&settings.devices, |device| {
+            Found::open(&device.name, &device.path, disk.clone(), &memory, &clock)
+        })?;
+        let directories: Arc<Vec<Arc<Directories>>> =
+            Arc::new(found.iter().map(|f| f.shared().directories.clone()).collect());
+        let needles = replay(&found, &directories)?;
+        let devices: Result<Vec<_>, _> =
+            found.into_iter().map(|f| f.start(&settings, directories.clone()).map(Arc::new)).collect();
+        let devices = Arc::new(devices?);
+        tracing::info!(
+            devices = devices.len(),
+            needles,
+            ms = begun.elapsed().as_millis() as u64,
+            "node open"
+        );
+        let (stop, stopped) = bounded(1);
+        let (kept, of) = (devices.clone(), settings.clone());
+        let maintenance = std::thread::Builder::new()
+            .name("maintenance".into())
+            .spawn(move || maintain(&kept, &of, &stopped))
+            .map_err(|source| OpenError::Io { device: "all".into(), source })?;
+        Ok(Arc::new(Node {
+            devices,
+            stop: Mutex::new(Some(stop)),
+            maintenance: Mutex::new(Some(maintenance)),
+        }))
+    }
+
+    /// Answers what waits, makes a checkpoint and closes. Blocks. Afterwards every call is refused.
+    pub fn shutdown(&self) {
+        self.stop.lock().take();
+        self.devices.iter().for_each(|device| device.stop());
+        if let Some(thread) = self.maintenance.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("maintenance panicked");
+        }
+        self.devices.iter().for_each(|device| device.join());
+        if let Err(error) = checkpoint(&self.devices) {
+            tracing::error!(%error, "no checkpoint at the end: the next start replays");
+        }
+        self.devices.iter().for_each(|device| device.shared.applier.index.stop());
+    }
+
+    /// Room of the devices.
+    pub fn status(&self) -> Vec<DeviceStatus> {
+        let status = |device: &Arc<Device>| {
+            let space = device.space().unwrap_or(crate::disk::Space { available: 0, total: 0 });
+            DeviceStatus {
+                name: device.shared.name.clone(),
+                available: space.available,
+                total: space.total,
+                failed: device.shared.failed.load(std::sync::atomic::Ordering::Acquire),
+            }
+        };
+        self.devices.iter().map(status).collect()
+    }
+
+    /// Makes everything that is acknowledged part of the flushed indexes, so that a start replays nothing.
+    pub fn checkpoint(&self) -> Result<(), NodeError> {
+        checkpoint(&self.devices)
+    }
+
+    /// Compacts what is worth it now, and checkpoints. Blocks.
+    pub fn compact(&self, rate: u64) -> Result<(), NodeError> {
+        self.devices.iter().for_each(|device| compact_device(device, rate));
+        checkpoint(&self.devices)
+    }
+
+    fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
+        let missing = || NodeError::Unavailable(format!("no device {}", device.0));
+        self.devices.get(usize::from(device.0)).ok_or_else(missing)
+    }
+}
+
+/// Does something with each device in a thread of its own.
+fn each<T: Send, D: Sync>(
+    devices: &[D],
+    step: impl Fn(&D) -> Result<T, OpenError> + Sync,
+) -> Result<Vec<T>, OpenError> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = devices.iter().map(|device| scope.spawn(|| step(device))).collect();
+        let joined = threads.into_iter().map(|thread| {
+            let panicked = || OpenError::Index { device: "?".into(), message: "opening panicked".into() };
+            thread.join().unwrap_or_else(|_| Err(panicked()))
+        });
+        joined.collect()
+    })
+}
+
+fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<u64, OpenError> {
+    let failed = |f: &Found, error: NodeError| OpenError::Index {
+        device: f.shared().name.clone(),
+        message: error.to_string(),
+    };
+    let replayed: Vec<Replayed> =
+        each(found, |f| recover::replay_index(f.shared(), f.checkpoint).map_err(|error| failed(f, error)))?;
+    // An index made anew has no rows; those of its containers come from the objects of all devices.
+    let anew = found.iter().any(|f| f.checkpoint == Checkpoint::START);
+    each(found, |f| {
+        let from = if anew { Checkpoint::START } else { f.checkpoint };
+        recover::replay_rows(f.shared(), directories, from).map_err(|error| failed(f, error))
+    })?;
+    Ok(replayed.iter().map(|r| r.needles).sum())
+}
+
+/// Flushes all indexes and moves the checkpoints to what was applied before the flush.
+fn checkpoint(devices: &[Arc<Device>]) -> Result<(), NodeError> {
+    let before: Vec<_> = devices
+        .iter()
+        .map(|device| {
+            let position = *device.shared.applied.lock();
+            (position, device.take_evacuated(), device.shared.directories.take_delivered())
+        })
+        .collect();
+    for device in devices {
+        device.shared.applier.index.flush()?;
+    }
+    for (device, (position, evacuated, delivered)) in devices.iter().zip(before) {
+        device.save_checkpoint(Checkpoint::at(position))?;
+        device.remove_volumes(&evacuated)?;
+        device.shared.directories.forget_delivered(&delivered)?;
+    }
+    Ok(())
+}
+
+fn compact_device(device: &Arc<Device>, rate: u64) {
+    for number in compact::candidates(device) {
+        if device.stopping() || device.is_evacuated(number) {
+            continue;
+        }
+        match compact::evacuate(device, number, rate) {
+            Ok(true) => device.evacuated(number),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(device = device.shared.name, volume = number, %error, "not compacted");
+                return;
+            }
+        }
+    }
+}
+
+/// How often the maintenance thread looks at the devices.
+const TICK: Duration = Duration::from_millis(250);
+/// What was written is checkpointed after this long at the latest, so that a start stays quick.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+
+fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver<()>) {
+    let positions = || devices.iter().map(|d| *d.shared.applied.lock()).collect::<Vec<_>>();
+    let (mut last, mut at) = (positions(), Instant::now());
+    let mut compacted = Instant::now();
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+        let now = positions();
+        let far = last.iter().zip(&now).any(|(old, new)| {
+            old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4
+                || old.0 == new.0 && new.1.saturating_sub(old.1) > settings.checkpoint_bytes
+        });
+        if far || (now != last && at.elapsed() > CHECKPOINT_INTERVAL) {
+            match checkpoint(devices) {
+                Ok(()) => (last, at) = (now, Instant::now()),
+                Err(error) => tracing::error!(%error, "checkpoint failed"),
+            }
+        }
+        if compacted.elapsed() > Duration::from_secs(settings.compaction_interval) {
+            devices.iter().for_each(|device| compact_device(device, settings.compaction_rate));
+            compacted = Instant::now();
+        }
+    }
+}
+
+#[async_trait]
+impl StorageNode for Node {
+    fn device(&self, name: &str) -> Option<DeviceIndex> {
+        self.devices.iter().position(|d| d.shared.name == name).map(|i| DeviceIndex(i as u16))
+    }
+
+    async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+    }
+
+    async fn read_object(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        data: bool,
+    ) -> Result<Option<StoredVersion>, NodeError> {
+        read::object(self.at(device)?, key, data).await
+    }
+
+    async fn write_block(&self, device: DeviceIndex, block: BlockWrite) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::Block(Box::new(block), done)).await
+    }
+
+    async fn read_block(
+        &self,
+        device: DeviceIndex,
+        key: BlockKey,
+        range: Range<u32>,
+    ) -> Result<Bytes, NodeError> {
+        read::block(self.at(device)?, key, range).await
+    }
+
+    async fn delete_blocks(&self, device: DeviceIndex, keys: Vec<BlockKey>) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::DeleteBlocks(keys, done)).await
+    }
+
+    async fn write_directory(
+        &self,
+        device: DeviceIndex,
+        write: DirectoryWrite,
+    ) -> Result<(DirectoryInfo, bool), NodeError> {
+        self.at(device)?.ask(|done| Request::Directory(write, done)).await
+    }
+
+    async fn read_directory(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+    ) -> Result<Option<DirectoryInfo>, NodeError> {
+        let device = self.at(device)?;
+        if let Some(info) = device.shared.directories.read_cached(&key)? {
+            return Ok(info);
+        }
+        let shared = device.shared.clone();
+        read::blocking(move || shared.directories.read(&key).map(Some)).await
+    }
+
+    async fn write_rows(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+        rows: Vec<Row>,
+        durability: RowDurability,
+    ) -> Result<(), NodeError> {
+        let device = self.at(device)?;
+        match durability {
+            RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, done)).await,
+            RowDurability::Volatile => {
+                let shared = device.shared.clone();
+                read::blocking(move || shared.directories.put_rows(&key, rows.iter()).map(Some)).await
+            }
+        }
+    }
+
+    async fn list_rows(
+        &self,
+        device: DeviceIndex,
+        key: DirectoryKey,
+        query: ListQuery,
+    ) -> Result<Page, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || listing::list(&shared.applier.index, &key, &query).map(Some)).await
+    }
+
+    async fn next_work(
+        &self,
+        device: DeviceIndex,
+        kind: WorkKind,
+        now: u64,
+        limit: usize,
+    ) -> Result<Vec<WorkItem>, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || work::next(&shared, kind, now, limit).map(Some)).await
+    }
+
+    async fn finish_work(
+        &self,
+        device: DeviceIndex,
+        kind: WorkKind,
+        ids: Vec<WorkId>,
+    ) -> Result<(), NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || work::finish(&shared, kind, &ids).map(Some)).await
+    }
+}

@@ -1,0 +1,137 @@
+//! What is there after a stop, a kill, or the loss of an index.
+
+use kodiak_storage_api::{DirectoryChange, NodeError, Timestamp};
+
+use crate::rig::{Rig, copy, settings};
+
+async fn fill(rig: &Rig) {
+    rig.create("a").await;
+    rig.create("a/c").await;
+    for i in 0..200u32 {
+        rig.put(&format!("a/c/o{i:03}"), &vec![i as u8; 100 + i as usize * 50]).await.expect("put");
+    }
+    for i in (0..200).step_by(3) {
+        rig.delete(&format!("a/c/o{i:03}")).await.expect("deleted");
+    }
+    for i in (0..200).step_by(7) {
+        rig.put(&format!("a/c/o{i:03}"), b"again").await.expect("put again");
+    }
+}
+
+async fn check(rig: &Rig) {
+    let mut expected = Vec::new();
+    let mut bytes = 0;
+    for i in 0..200u32 {
+        let name = format!("o{i:03}");
+        let body = match (i % 7, i % 3) {
+            (0, _) => Some(b"again".to_vec()),
+            (_, 0) => None,
+            _ => Some(vec![i as u8; 100 + i as usize * 50]),
+        };
+        let got = rig.get(&format!("a/c/{name}")).await.expect("readable");
+        assert_eq!(got.as_deref(), body.as_deref(), "{name}");
+        if let Some(body) = body {
+            bytes += body.len() as u64;
+            expected.push(name);
+        }
+    }
+    assert_eq!(rig.list("a/c").await, expected);
+    let stats = rig.info("a/c").await.stats;
+    assert_eq!((stats.rows, stats.bytes), (expected.len() as u64, bytes));
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::open(settings(folder.path(), 3));
+    fill(&rig).await;
+    check(&rig).await;
+    rig.node.shutdown();
+    drop(rig);
+    let rig = Rig::open(settings(folder.path(), 3));
+    check(&rig).await;
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_kill() {
+    let (folder, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rig = Rig::open(settings(folder.path(), 3));
+    fill(&rig).await;
+    copy(folder.path(), killed.path());
+    let rig = Rig::open(settings(killed.path(), 3));
+    check(&rig).await;
+    // The clock goes on after the newest write, whatever the wall says.
+    assert!(rig.clock.now() > Timestamp::ZERO);
+}
+
+#[tokio::test]
+async fn an_index_that_is_lost_or_damaged_is_made_anew() {
+    for damage in ["lost", "damaged"] {
+        let folder = tempfile::tempdir().unwrap();
+        let rig = Rig::open(settings(folder.path(), 3));
+        fill(&rig).await;
+        rig.node.shutdown();
+        drop(rig);
+        for device in ["d1", "d2", "d3"] {
+            let index = folder.path().join(device).join("index");
+            match damage {
+                "lost" => std::fs::remove_dir_all(&index).unwrap(),
+                _ => std::fs::write(index.join("CURRENT"), b"nonsense").unwrap(),
+            }
+            let rig = Rig::open(settings(folder.path(), 3));
+            check(&rig).await;
+            rig.node.shutdown();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_or_equal_write_is_stale() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::open(settings(folder.path(), 1));
+    rig.create("a/c").await;
+    let (first, second) = (rig.clock.now(), rig.clock.now());
+    rig.write("a/c/o", second, Some(b"2")).await.unwrap();
+    for at in [first, second] {
+        assert_eq!(rig.write("a/c/o", at, None).await, Err(NodeError::Stale { current: second }));
+    }
+    assert_eq!(rig.get("a/c/o").await.unwrap().as_deref(), Some(&b"2"[..]));
+}
+
+#[tokio::test]
+async fn a_container_is_deleted_only_when_empty_and_then_takes_no_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::open(settings(folder.path(), 2));
+    rig.create("a/c").await;
+    rig.put("a/c/o", b"x").await.unwrap();
+    assert_eq!(rig.directory("a/c", DirectoryChange::Delete).await.unwrap_err(), NodeError::NotEmpty);
+    rig.delete("a/c/o").await.unwrap();
+    rig.directory("a/c", DirectoryChange::Delete).await.unwrap();
+    assert_eq!(rig.put("a/c/p", b"x").await, Err(NodeError::NoDirectory));
+    rig.create("a/c").await;
+    assert_eq!(rig.list("a/c").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn many_writers_share_a_sync_and_all_are_there() {
+    let (folder, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rig = std::sync::Arc::new(Rig::open(settings(folder.path(), 3)));
+    rig.create("a/c").await;
+    let writers: Vec<_> = (0..64)
+        .map(|w| {
+            let rig = rig.clone();
+            tokio::spawn(async move {
+                for i in 0..20 {
+                    rig.put(&format!("a/c/{w:02}-{i:02}"), format!("{w}/{i}").as_bytes()).await.expect("put");
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    copy(folder.path(), killed.path());
+    let rig = Rig::open(settings(killed.path(), 3));
+    assert_eq!(rig.info("a/c").await.stats.rows, 64 * 20);
+    assert_eq!(rig.get("a/c/63-19").await.unwrap().as_deref(), Some(&b"63/19"[..]));
+}
