@@ -1,5 +1,6 @@
 //! Measures lookups and rebalances of a large ring: `cargo run --release -p kodiak-ring --example measure`.
 
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -20,19 +21,22 @@ fn main() -> Result<(), kodiak_ring::RingError> {
     builder.set_weight(700, 200.0)?;
     time("one device doubled", &mut builder)?;
     for i in 0..100 {
-        builder.add_device(NewDevice::new(1, 10, &format!("node-1{}", i / 10), &format!("d{}", i % 10)))?;
+        builder.add_device(NewDevice::new(1, 10, &format!("late-{}", i / 10), &format!("d{}", i % 10)))?;
     }
     time("a zone of 100 added", &mut builder)?;
     lookups(&builder)
 }
 
 fn time(what: &str, builder: &mut RingBuilder) -> Result<(), kodiak_ring::RingError> {
-    let before: Vec<f64> = builder.loads().iter().map(|load| load.partitions as f64).collect();
+    let before: HashMap<u32, usize> = builder.loads().iter().map(|load| (load.id, load.partitions)).collect();
     let start = Instant::now();
     let report = builder.rebalance(builder.epoch() as u32)?;
     let took = start.elapsed();
-    let _ = before;
-    println!("{what:20} {took:>12.1?}  {report:?}");
+    let mut least: usize = before.values().sum();
+    for load in builder.loads() {
+        least -= load.partitions.min(before.get(&load.id).copied().unwrap_or(0));
+    }
+    println!("{what:20} {took:>12.1?}  at least {least:6} moves, {report:?}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 mod builder;
 mod error;
+mod file;
 mod handoff;
 mod hash;
 mod random;
@@ -13,6 +14,7 @@ mod rebalance;
 mod report;
 mod ring;
 mod settle;
+mod swift;
 mod target;
 mod topology;
 

@@ -9,7 +9,10 @@ pub(crate) const NOWHERE: DomainId = DomainId::MAX;
 /// Partners looked at before a swap is given up; the next rebalance tries others.
 const SWAP_PROBES: usize = 256;
 
-/// How little a move disturbs the tiers below, best first.
+/// Swaps tried for each slot that was dealt, so that no two children share most of their partitions.
+const MIXING: usize = 2;
+
+/// How little moving a slot disturbs the tiers below.
 #[derive(Clone, Copy, PartialEq)]
 enum Release {
     /// The slot has no device yet, or its partition is crowded here.
@@ -22,7 +25,15 @@ enum Release {
     Any,
 }
 
-const RELEASES: [Release; 4] = [Release::Free, Release::Surplus, Release::DeviceSurplus, Release::Any];
+/// Which slots are moved first, and whether they must find a device without further moves.
+const RELEASES: [(Release, bool); 6] = [
+    (Release::Free, true),
+    (Release::Surplus, true),
+    (Release::Free, false),
+    (Release::Surplus, false),
+    (Release::DeviceSurplus, false),
+    (Release::Any, false),
+];
 
 /// The assignment in the making.
 pub(crate) struct Plan<'a> {
@@ -159,8 +170,27 @@ impl<'a> Plan<'a> {
         for (slot, child) in dealt {
             self.put(slot, child);
         }
-        if !complete {
+        if complete {
+            self.mix(slots);
+        } else {
             self.place_open(parent, slots);
+        }
+    }
+
+    /// Swaps random slots that were just dealt, keeping counts and dispersion.
+    fn mix(&mut self, slots: &[u32]) {
+        for _ in 0..slots.len() * MIXING {
+            let (a, b) = (slots[self.random.below(slots.len())], slots[self.random.below(slots.len())]);
+            let (home, away) = (self.places[a as usize], self.places[b as usize]);
+            let leaves = |slot, domain| self.within(slot, domain) > self.least(domain);
+            if a as usize / self.stride != b as usize / self.stride
+                && self.has_room(a, away)
+                && self.has_room(b, home)
+                && leaves(a, home)
+                && leaves(b, away)
+            {
+                self.places.swap(a as usize, b as usize);
+            }
         }
     }
 
@@ -177,6 +207,7 @@ impl<'a> Plan<'a> {
         for slot in open {
             let needy = || short.iter().copied().find(|&child| self.beside(slot, child) < self.least(child));
             let child = if ordered { needy() } else { None }
+                .or_else(|| self.first_landing(slot, &short))
                 .or_else(|| self.first_with_room(slot, &short))
                 .or_else(|| self.least_crowded(parent, slot));
             if let Some(child) = child {
@@ -200,7 +231,7 @@ impl<'a> Plan<'a> {
         let mut candidates: Vec<u32> = members.iter().copied().filter(|&slot| self.may_move(slot)).collect();
         self.random.shuffle(&mut candidates);
         let mut short = self.short_of(parent);
-        for release in RELEASES {
+        for (release, lands) in RELEASES {
             for &slot in &candidates {
                 if self.surplus(child) <= 0 || short.is_empty() {
                     return;
@@ -208,7 +239,9 @@ impl<'a> Plan<'a> {
                 if !self.is_in(slot, child) || !self.may_move(slot) || !self.suits(release, slot, child) {
                     continue;
                 }
-                if let Some(to) = self.first_with_room(slot, &short) {
+                let to =
+                    if lands { self.first_landing(slot, &short) } else { self.first_with_room(slot, &short) };
+                if let Some(to) = to {
                     self.put(slot, to);
                     if self.surplus(to) >= 0 {
                         short.retain(|&other| other != to);
@@ -403,6 +436,18 @@ impl<'a> Plan<'a> {
 
     fn first_with_room(&self, slot: u32, domains: &[DomainId]) -> Option<DomainId> {
         domains.iter().copied().find(|&domain| self.has_room(slot, domain))
+    }
+
+    /// The first that has a device for the slot without moving another.
+    fn first_landing(&self, slot: u32, domains: &[DomainId]) -> Option<DomainId> {
+        domains.iter().copied().find(|&domain| self.lands(slot, domain))
+    }
+
+    fn lands(&self, slot: u32, domain: DomainId) -> bool {
+        let children = self.tree.children(domain);
+        self.surplus(domain) < 0
+            && self.has_room(slot, domain)
+            && (children.is_empty() || children.iter().any(|&child| self.lands(slot, child)))
     }
 
     /// For a slot that no child below its target can take without crowding: one with room, which the
