@@ -33,15 +33,14 @@ pub(crate) fn run(builder: &mut RingBuilder, now: u32) -> Result<usize, RingErro
         current: &current,
     };
     let targets = targets(&wanted);
-    if builder.assignment.as_ref().is_some_and(|old| old.slots.len() > 0) {
+    if builder.assignment.as_ref().is_some_and(|old| !old.slots.is_empty()) {
         fit_replicas(builder, &tree, &targets, &mut places);
     } else {
         fill_rows(builder, &mut places);
     }
     freeze_unplaced(builder, &places, &mut movable);
     let random = Random::new(mix(builder.seed) ^ builder.epoch);
-    let capacity = tree.sum(|position| if weights[position] > 0.0 { 1.0 } else { 0.0 });
-    let mut plan = Plan::new(&tree, stride, targets, capacity, places, movable, random);
+    let mut plan = Plan::new(&tree, targets, &weights, places, movable, random);
     plan.run();
     Ok(finish(builder, &tree, &plan, now))
 }

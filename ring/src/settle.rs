@@ -55,15 +55,17 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
+    /// `places` holds rows of equal length, one for each entry of `movable`; `weights` are the devices'.
     pub(crate) fn new(
         tree: &'a Tree,
-        stride: usize,
         targets: Vec<u32>,
-        capacity: Vec<f64>,
+        weights: &[f64],
         places: Vec<DomainId>,
         movable: Vec<bool>,
         random: Random,
     ) -> Plan<'a> {
+        let stride = places.len() / movable.len();
+        let capacity = tree.sum(|position| if weights[position] > 0.0 { 1.0 } else { 0.0 });
         let partitions = movable.len() as u32;
         let fresh = places.iter().map(|&place| place == ROOT).collect();
         let mut counts = vec![0; tree.domains.len()];

@@ -200,7 +200,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn device_ids(bytes: &[u8], width: usize, big: bool) -> Result<Vec<u32>, RingError> {
-    if !matches!(width, 1 | 2 | 4) || bytes.len() % width != 0 {
+    if !matches!(width, 1 | 2 | 4) || !bytes.len().is_multiple_of(width) {
         return Err(refuse(format!("its assignment of {} bytes has ids of {width} bytes", bytes.len())));
     }
     let id = |chunk: &[u8]| {

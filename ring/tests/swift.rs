@@ -1,4 +1,5 @@
 //! Rings that Swift's own builder made (tests/data/make_swift_rings.py) are taken over as they are.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::path::{Path, PathBuf};
 
