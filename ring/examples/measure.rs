@@ -55,6 +55,13 @@ fn lookups(builder: &RingBuilder) -> Result<(), kodiak_ring::RingError> {
     let each = start.elapsed() / (rounds * names.len() as u32);
     println!("lookup with hashing  {each:>12.1?}");
     let start = Instant::now();
+    for _ in 0..rounds {
+        for name in &names {
+            black_box(key.hash(name.as_bytes()));
+        }
+    }
+    println!("hashing alone        {:>12.1?}", start.elapsed() / (rounds * names.len() as u32));
+    let start = Instant::now();
     for name in &names {
         let partition = key.hash(name.as_bytes()).partition(ring.part_power());
         black_box(ring.handoffs(partition).take(3).map(|device| device.id).sum::<u32>());

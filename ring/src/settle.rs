@@ -233,6 +233,18 @@ impl<'a> Plan<'a> {
         let mut candidates: Vec<u32> = members.iter().copied().filter(|&slot| self.may_move(slot)).collect();
         self.random.shuffle(&mut candidates);
         let mut short = self.short_of(parent);
+        let lacking: Vec<DomainId> = short.iter().copied().filter(|&to| self.least(to) > 0).collect();
+        for slot in candidates.iter().copied().filter(|_| !lacking.is_empty()) {
+            // Partitions that a child lacks altogether go there first.
+            let needed = lacking.iter().copied().find(|&to| self.surplus(to) < 0 && self.lacks(slot, to));
+            let leaves = self.is_in(slot, child)
+                && self.may_move(slot)
+                && self.within(slot, child) > self.least(child);
+            if let Some(to) = needed.filter(|_| leaves && self.surplus(child) > 0) {
+                self.put(slot, to);
+            }
+        }
+        short.retain(|&to| self.surplus(to) < 0);
         for (release, lands) in RELEASES {
             for &slot in &candidates {
                 if self.surplus(child) <= 0 || short.is_empty() {
@@ -306,24 +318,25 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Swaps slots that crowd a child with slots of others, at equal counts.
+    /// Swaps slots that crowd a child, or that another child lacks, with slots of others at equal counts.
     fn spread(&mut self, parent: DomainId, slots: &[u32]) {
-        let tier = self.tree.domains[parent as usize].tier + 1;
-        let crowded = |plan: &Plan, slot: u32| {
-            let child = plan.tree.domains[plan.places[slot as usize] as usize].path[tier];
-            (child != BELOW && plan.within(slot, child) > plan.most(child)).then_some(child)
-        };
-        let crowd: Vec<u32> = slots.iter().copied().filter(|&slot| crowded(self, slot).is_some()).collect();
-        if crowd.is_empty() {
+        let children = self.tree.children(parent);
+        let floors: Vec<DomainId> = children.iter().copied().filter(|&child| self.least(child) > 0).collect();
+        let wrong: Vec<u32> =
+            slots.iter().copied().filter(|&slot| self.misplaced(parent, slot, &floors).is_some()).collect();
+        if wrong.is_empty() {
             return;
         }
         let by_child = self.split(parent, slots);
-        for slot in crowd {
-            let Some(child) = crowded(self, slot).filter(|_| self.may_move(slot)) else { continue };
+        for slot in wrong {
+            if !self.may_move(slot) {
+                continue;
+            }
+            let Some((child, lacking)) = self.misplaced(parent, slot, &floors) else { continue };
             let start = self.random.below(by_child.len());
             for offset in 0..by_child.len() {
                 let (to, others) = &by_child[(start + offset) % by_child.len()];
-                if !self.has_room(slot, *to) {
+                if lacking.is_some_and(|lacking| lacking != *to) || !self.has_room(slot, *to) {
                     continue;
                 }
                 if self.surplus(*to) < 0 {
@@ -337,6 +350,34 @@ impl<'a> Plan<'a> {
                 }
             }
         }
+    }
+
+    /// The child that a slot should leave, and the one that lacks it if it is for that one's sake.
+    fn misplaced(
+        &self,
+        parent: DomainId,
+        slot: u32,
+        floors: &[DomainId],
+    ) -> Option<(DomainId, Option<DomainId>)> {
+        let tier = self.tree.domains[parent as usize].tier + 1;
+        let child = self.tree.domains[self.places[slot as usize] as usize].path[tier];
+        if child == BELOW {
+            return None;
+        }
+        let here = self.within(slot, child);
+        if here > self.most(child) {
+            return Some((child, None));
+        }
+        if floors.is_empty() || here <= self.least(child) {
+            return None;
+        }
+        let lacking = floors.iter().copied().find(|&floor| self.lacks(slot, floor))?;
+        Some((child, Some(lacking)))
+    }
+
+    /// Whether `domain` holds fewer replicas of the slot's partition than of any.
+    fn lacks(&self, slot: u32, domain: DomainId) -> bool {
+        self.within(slot, domain) < self.least(domain)
     }
 
     /// A slot of `from` that may move to one of `to`, and to which.

@@ -43,11 +43,12 @@ fn domains(device: &Device) -> [String; 3] {
     [format!("{region}"), format!("{region}/{zone}"), format!("{region}/{zone}/{}", device.node)]
 }
 
-/// No failure domain holds more replicas of a partition than the rounded-up average of all partitions:
+/// Every failure domain holds the average of all partitions' replicas of each, rounded up or down:
 /// two of one partition meet in a domain only if its load demands it.
 fn assert_dispersed(ring: &Ring, partitions: usize) {
     let mut total: BTreeMap<String, usize> = BTreeMap::new();
     let mut most: BTreeMap<String, usize> = BTreeMap::new();
+    let mut least: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for p in 0..ring.partitions() {
         let mut here: BTreeMap<String, usize> = BTreeMap::new();
         for device in ring.primaries(Partition(p)) {
@@ -57,6 +58,8 @@ fn assert_dispersed(ring: &Ring, partitions: usize) {
             }
         }
         for (domain, count) in here {
+            let (fewest, partitions) = least.entry(domain.clone()).or_insert((count, 0));
+            (*fewest, *partitions) = (count.min(*fewest), *partitions + 1);
             let most = most.entry(domain).or_default();
             *most = count.max(*most);
         }
@@ -64,6 +67,10 @@ fn assert_dispersed(ring: &Ring, partitions: usize) {
     for (domain, most) in most {
         let fair = total[&domain].div_ceil(partitions);
         assert!(most <= fair, "{domain} holds {most} replicas of a partition, {fair} would do");
+        let (fewest, present) = least[&domain];
+        let fewest = if present < partitions { 0 } else { fewest };
+        let fair = total[&domain] / partitions;
+        assert!(fewest >= fair, "{domain} holds {fewest} replicas of a partition, {fair} are possible");
     }
 }
 
