@@ -2,10 +2,26 @@
 //!
 //! Pure: no clock, no async, no I/O but the ring file itself. In the order a request meets them:
 //! [`PlacementKey`] hashes a name to a [`KeyHash`], [`KeyHash::partition`] cuts it to a [`Partition`],
-//! and the ring answers with the devices that hold it.
+//! and the [`Ring`] answers with the devices that hold it. Operators change it with a [`RingBuilder`].
 
+mod builder;
+mod error;
+mod file;
+mod handoff;
 mod hash;
+mod random;
+mod rebalance;
+mod report;
 mod ring;
+mod settle;
+mod swift;
+mod target;
+mod topology;
 
+pub use builder::{
+    MAX_DEVICES, MAX_PART_POWER, MAX_REPLICAS, MAX_WEIGHT, NewDevice, Rebalanced, RingBuilder,
+};
+pub use error::RingError;
 pub use hash::{KeyHash, Partition, PlacementKey, PolicyIndex};
+pub use report::{DeviceLoad, Dispersion, TierDispersion};
 pub use ring::{Device, Ring};
