@@ -1,2 +1,71 @@
-//! The program.
-fn main() {}
+//! `kodiak`: the whole cloud in one program.
+
+mod commands;
+mod data;
+mod endpoints;
+mod metrics;
+mod serve;
+mod settings;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EXAMPLES: &str = "Examples:
+  kodiak up                          start a store on this machine, in the foreground
+  kodiak up --data /srv/kodiak -d    the same elsewhere, in the background
+  kodiak down --data /srv/kodiak     stop it
+  kodiak ring show object.ring       look at a ring";
+
+/// A durable object store that speaks Swift and S3.
+#[derive(Parser, Debug)]
+#[command(name = "kodiak", version, about, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Start a store on this machine; the first time, make its folders, rings and credentials.
+    Up(commands::up::Up),
+    /// Stop the store that `up` has started in a folder.
+    Down(commands::down::Down),
+    /// Serve what a configuration file says.
+    Run(commands::run::Run),
+    /// Make, change and look at rings.
+    #[command(subcommand)]
+    Ring(commands::ring::RingCommand),
+    /// Look at a store.
+    #[command(subcommand)]
+    Cluster(commands::cluster::ClusterCommand),
+    /// Check configurations.
+    #[command(subcommand)]
+    Config(commands::config::ConfigCommand),
+    /// Print the version.
+    #[command(after_help = "Example: kodiak version")]
+    Version,
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Up(up) => commands::up::run(up),
+        Command::Down(down) => commands::down::run(down),
+        Command::Run(run) => commands::run::run(run),
+        Command::Ring(ring) => commands::ring::run(ring),
+        Command::Cluster(cluster) => commands::cluster::run(cluster),
+        Command::Config(config) => commands::config::run(config),
+        Command::Version => {
+            println!("kodiak {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

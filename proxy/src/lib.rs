@@ -5,6 +5,7 @@
 //! merges, and a [`kodiak_storage_api::StorageNode`] stores.
 
 pub mod http;
+pub mod large;
 pub mod s3;
 pub mod server;
 pub mod store;

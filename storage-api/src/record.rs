@@ -11,6 +11,8 @@ pub enum Version {
     Live(ObjectRecord),
     /// A tombstone: deleted at this time.
     Deleted(Timestamp),
+    /// A tombstone of a name whose extents another record has taken over, so that they stay.
+    Moved(Timestamp),
 }
 
 /// An object's metadata and where its bytes are.
@@ -89,7 +91,7 @@ impl Version {
     pub fn timestamp(&self) -> Timestamp {
         match self {
             Version::Live(record) => record.timestamp,
-            Version::Deleted(at) => *at,
+            Version::Deleted(at) | Version::Moved(at) => *at,
         }
     }
 
@@ -97,7 +99,7 @@ impl Version {
     pub fn live(&self) -> Option<&ObjectRecord> {
         match self {
             Version::Live(record) => Some(record),
-            Version::Deleted(_) => None,
+            Version::Deleted(_) | Version::Moved(_) => None,
         }
     }
 
@@ -115,7 +117,7 @@ impl Version {
                 content_type: record.content_type.clone(),
                 extra: record.listing.clone(),
             },
-            Version::Deleted(at) => Row::tombstone(name, *at),
+            Version::Deleted(at) | Version::Moved(at) => Row::tombstone(name, *at),
         }
     }
 }

@@ -135,6 +135,9 @@ impl Applier {
             batch.delete_cf(self.index.family(Family::Expiring), expiring_key(at, &key));
         }
         let Layout::Extents(extents) = record.layout else { return Ok(()) };
+        if matches!(new.version, Version::Moved(_)) {
+            return Ok(());
+        }
         let kept = match new.version.live().map(|r| &r.layout) {
             Some(Layout::Extents(kept)) => kept.as_slice(),
             _ => &[],

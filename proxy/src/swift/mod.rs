@@ -1,1 +1,136 @@
 //! OpenStack's Swift API v1.
+//!
+//! In the order a request meets them: [`SwiftFront`] parses it to a `call`, `auth` finds out who asks
+//! and `acl` what they may, then `account`, `container` or `object` does it; `metadata` has the limits
+//! and `listing` the forms of listings. Errors are rendered in `error` only.
+
+mod account;
+mod acl;
+mod auth;
+mod bulk;
+mod call;
+mod container;
+mod copy;
+mod dlo;
+mod error;
+mod info;
+mod listing;
+mod metadata;
+mod object;
+mod put;
+mod slo;
+mod slo_put;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Method, Request, Response};
+use kodiak_auth::Authenticator;
+use kodiak_storage_api::PolicyIndex;
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
+use crate::store::SharedStore;
+use call::Call;
+use error::{Answer, SwiftError};
+
+/// Settings of the Swift front.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwiftSettings {
+    /// Scheme of the storage URL that a log-in answers: `http`, or `https` behind a TLS terminator.
+    pub scheme: String,
+    /// Names of the storage policies, by index; the first is the default.
+    pub policies: Vec<String>,
+}
+
+impl Default for SwiftSettings {
+    fn default() -> SwiftSettings {
+        SwiftSettings { scheme: "http".into(), policies: vec!["Policy-0".into()] }
+    }
+}
+
+/// The Swift API over a store.
+pub struct SwiftFront {
+    store: SharedStore,
+    authenticator: Arc<dyn Authenticator>,
+    settings: SwiftSettings,
+}
+
+impl SwiftFront {
+    /// The front for a store and its users.
+    pub fn new(
+        store: SharedStore,
+        authenticator: Arc<dyn Authenticator>,
+        settings: SwiftSettings,
+    ) -> Arc<SwiftFront> {
+        Arc::new(SwiftFront { store, authenticator, settings })
+    }
+
+    fn policy_index(&self, name: &str) -> Option<PolicyIndex> {
+        let found = self.settings.policies.iter().position(|policy| policy.eq_ignore_ascii_case(name));
+        found.and_then(|index| u16::try_from(index).ok()).map(PolicyIndex)
+    }
+
+    fn policy_name(&self, index: PolicyIndex) -> &str {
+        self.settings.policies.get(usize::from(index.0)).map_or("", String::as_str)
+    }
+
+    async fn answer(&self, request: Request<()>, body: &mut RequestBody, context: RequestContext) -> Answer {
+        let (parts, ()) = request.into_parts();
+        match parts.uri.path() {
+            "/healthcheck" => return self.healthcheck(&parts.method),
+            "/info" => return self.info(&parts.method),
+            "/auth/v1.0" | "/auth/v1.0/" | "/auth/v1" => return self.log_in(&parts).await,
+            _ => {}
+        }
+        let mut call = Call::parse(parts, context)?;
+        if call.method == Method::OPTIONS {
+            return self.options(&call).await;
+        }
+        call.principal = self.authenticate(&call).await?;
+        match (&call.target.container, &call.target.object) {
+            _ if self.is_bulk_delete(&call) => self.bulk_delete(&call, body).await,
+            (None, _) => self.account(&call).await,
+            (Some(_), None) => self.container(&call).await,
+            (Some(_), Some(_)) => self.object(&call, body).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Front for SwiftFront {
+    fn name(&self) -> &'static str {
+        "swift"
+    }
+
+    async fn handle(&self, request: Request<RequestBody>, context: RequestContext) -> Response<ResponseBody> {
+        let (parts, mut body) = request.into_parts();
+        let head = parts.method == Method::HEAD;
+        let response = match self.answer(Request::from_parts(parts, ()), &mut body, context).await {
+            Ok(response) => response,
+            Err(error) => {
+                body.drain().await;
+                error.into_response()
+            }
+        };
+        if head { response.map(|_| crate::http::empty()) } else { response }
+    }
+}
+
+impl SwiftFront {
+    /// Cross-origin preflight: Kodiak announces no origins, so none is allowed.
+    async fn options(&self, call: &Call) -> Answer {
+        let allow = match (&call.target.container, &call.target.object) {
+            (None, _) => "HEAD, GET, POST, PUT, DELETE, OPTIONS",
+            _ => "HEAD, GET, PUT, POST, COPY, OPTIONS, DELETE",
+        };
+        if call.header("origin").is_some() {
+            return Err(SwiftError::status(http::StatusCode::UNAUTHORIZED).with(http::header::ALLOW, allow));
+        }
+        Ok(Response::builder()
+            .header("allow", allow)
+            .header("content-length", 0)
+            .body(crate::http::empty())?)
+    }
+}

@@ -1,0 +1,8 @@
+//! One file for each command.
+
+pub mod cluster;
+pub mod config;
+pub mod down;
+pub mod ring;
+pub mod run;
+pub mod up;

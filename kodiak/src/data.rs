@@ -1,0 +1,148 @@
+//! The data folder that `kodiak up` makes: devices, rings, credentials, configuration.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use kodiak_auth::{FixedUser, Secret};
+use kodiak_ring::{NewDevice, RingBuilder};
+use kodiak_storage_node::{DeviceSettings, NodeSettings};
+use rand::RngCore;
+
+use crate::settings::{ClusterSettings, MetricsSettings, ProxySettings, Settings};
+
+/// The configuration in a data folder.
+pub const CONFIG: &str = "kodiak.toml";
+/// Name of the one node in its rings.
+const NODE: &str = "local";
+/// Two to this many partitions: a hundred and more for each device of a small store, which may grow to
+/// some tens of devices before they are too few.
+const PART_POWER: u8 = 10;
+
+/// What the first start decides.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Devices, as folders.
+    pub devices: u16,
+    /// Copies of everything, on as many devices.
+    pub replicas: u16,
+    /// Where Swift and S3 are served.
+    pub listen: SocketAddr,
+    /// Where metrics are served.
+    pub metrics: SocketAddr,
+}
+
+/// Makes a data folder, unless it is there; whether it was made. The configuration is written last: a
+/// folder without it was never used, and is made again.
+pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
+    if data.join(CONFIG).exists() {
+        return Ok(false);
+    }
+    let (devices, replicas) = (shape.devices, shape.replicas);
+    ensure!(devices > 0 && replicas > 0, "at least one device and one replica are needed");
+    ensure!(replicas <= devices, "{replicas} replicas need {replicas} devices, but there are {devices}");
+    let folder = |path: &Path| {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("cannot make the folder {}", path.display()))
+    };
+    folder(data)?;
+    folder(&data.join("rings"))?;
+    let names: Vec<String> = (1..=devices).map(|number| format!("d{number}")).collect();
+    for (seed, ring) in ["account.ring", "container.ring", "object-0.ring"].into_iter().enumerate() {
+        make_ring(&data.join("rings").join(ring), &names, replicas, seed as u64)?;
+    }
+    let mut key = [0; 32];
+    rand::rng().fill_bytes(&mut key);
+    write_secret(&data.join("placement.key"), hex::encode(key).as_bytes())?;
+    let text = toml::to_string_pretty(&settings(&names, shape)).context("cannot write the configuration")?;
+    let text = format!(
+        "# The configuration of this store: `kodiak run --config kodiak.toml` serves it too.\n{text}"
+    );
+    write_secret(&data.join(CONFIG), text.as_bytes())?;
+    Ok(true)
+}
+
+fn make_ring(path: &Path, devices: &[String], replicas: u16, seed: u64) -> Result<()> {
+    let mut ring = RingBuilder::new(PART_POWER, f64::from(replicas), 0, seed)?;
+    for device in devices {
+        ring.add_device(NewDevice::new(1, 1, NODE, device).weight(100.0))?;
+    }
+    ring.rebalance(0)?;
+    ring.save(path).with_context(|| format!("cannot write the ring {}", path.display()))
+}
+
+fn settings(devices: &[String], shape: &Shape) -> Settings {
+    let device = |name: &String| DeviceSettings { name: name.clone(), path: name.into() };
+    Settings {
+        cluster: ClusterSettings {
+            node: NODE.into(),
+            placement_key: "placement.key".into(),
+            account_ring: "rings/account.ring".into(),
+            container_ring: "rings/container.ring".into(),
+            object_rings: vec!["rings/object-0.ring".into()],
+        },
+        proxy: ProxySettings {
+            listen: shape.listen,
+            server: Default::default(),
+            swift: Default::default(),
+            s3: Default::default(),
+            token_life: 86_400,
+        },
+        metrics: MetricsSettings { listen: Some(shape.metrics) },
+        storage: NodeSettings { devices: devices.iter().map(device).collect(), ..Default::default() },
+        users: vec![FixedUser {
+            account: "kodiak".into(),
+            name: "admin".into(),
+            key: Secret::new(random_text(40)),
+            access_key: Some(random_text(20).to_uppercase()),
+            admin: true,
+            reseller_admin: true,
+        }],
+    }
+}
+
+/// Random letters and digits, from the system's generator.
+fn random_text(length: usize) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = vec![0; length];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect()
+}
+
+/// Writes a file that only its owner may read, at once and onto stable storage.
+pub fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let fresh = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Held while a store runs in a folder.
+pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
+
+/// Takes the folder for this process; none if another has it.
+pub fn lock(data: &Path) -> Result<Option<Lock>> {
+    let path = data.join("kodiak.lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Where `up` keeps its data if it is not told: `$XDG_DATA_HOME/kodiak`, or `~/.local/share/kodiak`.
+pub fn default_folder() -> std::path::PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let base = std::env::var_os("XDG_DATA_HOME").map(Into::into).or_else(home);
+    base.unwrap_or_else(|| "/var/lib".into()).join("kodiak")
+}

@@ -1,0 +1,146 @@
+//! Wires a configuration together and serves it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kodiak_auth::{FixedUsers, TokenLife};
+use kodiak_proxy::s3::S3Front;
+use kodiak_proxy::server::{self, Fronts};
+use kodiak_proxy::store::{Nodes, Placement, Store};
+use kodiak_proxy::swift::SwiftFront;
+use kodiak_ring::{PlacementKey, Ring};
+use kodiak_storage_api::{Clock, StorageNode};
+use kodiak_storage_node::Node;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::endpoints::{Endpoints, S3, Swift};
+use crate::metrics;
+use crate::settings::Settings;
+
+/// Number of this process's clock; the next issue numbers the cluster's nodes.
+const CLOCK: u32 = 1;
+/// Threads that wait for disks and hash at once. More would only queue elsewhere.
+const BLOCKING_THREADS: usize = 64;
+
+/// Serves until SIGTERM or SIGINT. `healthy` is called once everything answers.
+pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
+    log();
+    raise_file_limit();
+    let recorder = metrics::install()?;
+    let clock = Arc::new(Clock::system(CLOCK));
+    let placement = placement(&settings)?;
+    let node = Node::open(settings.storage.clone(), clock.clone()).context("cannot open the storage")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .context("cannot start threads")?;
+    let opened = node.clone();
+    let served = runtime.block_on(async move {
+        let mut nodes: Nodes = HashMap::new();
+        nodes.insert(settings.cluster.node.clone(), opened.clone() as Arc<dyn StorageNode>);
+        let store = Store::new(placement, &nodes, clock)?;
+        let users = Arc::new(FixedUsers::new(
+            &settings.users,
+            TokenLife(Duration::from_secs(settings.proxy.token_life)),
+        ));
+        let fronts = Fronts {
+            swift: SwiftFront::new(store.clone(), users.clone(), settings.proxy.swift.clone()),
+            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone()),
+        };
+        let listener = bind(settings.proxy.listen).await?;
+        let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
+        if let Some(address) = settings.metrics.listen {
+            let listener = bind(address).await?;
+            endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
+            tokio::spawn(metrics::serve(listener, recorder, opened));
+        }
+        let (stop, stopped) = watch::channel(false);
+        store.run_workers(stopped.clone());
+        let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
+        healthy(&endpoints)?;
+        tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
+        until_told().await?;
+        tracing::info!("stopping");
+        stop.send_replace(true);
+        serving.await.context("the server broke")
+    });
+    // What was acknowledged is durable already; this makes the next start quick.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    node.shutdown();
+    served
+}
+
+async fn until_told() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+fn endpoints(settings: &Settings, address: std::net::SocketAddr) -> Result<Endpoints> {
+    let Some(user) = settings.users.first() else { bail!("the configuration has no user") };
+    let url = format!("{}://{address}", settings.proxy.swift.scheme);
+    let name = format!("{}:{}", user.account, user.name);
+    let key = user.key.expose().to_owned();
+    Ok(Endpoints {
+        swift: Swift { auth_url: format!("{url}/auth/v1.0"), user: name.clone(), key: key.clone() },
+        s3: S3 {
+            url,
+            access_key: user.access_key.clone().unwrap_or(name),
+            secret_key: key,
+            region: settings.proxy.s3.region.clone(),
+        },
+        metrics: None,
+        pid: std::process::id(),
+    })
+}
+
+/// Reads the rings and the placement key.
+pub fn placement(settings: &Settings) -> Result<Placement> {
+    let cluster = &settings.cluster;
+    let ring =
+        |path: &Path| Ring::load(path).with_context(|| format!("cannot use the ring {}", path.display()));
+    let path = &cluster.placement_key;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut key = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut key)
+        .with_context(|| format!("{} does not hold 64 hex digits", path.display()))?;
+    Ok(Placement {
+        key: PlacementKey::new(key),
+        accounts: ring(&cluster.account_ring)?,
+        containers: ring(&cluster.container_ring)?,
+        objects: cluster.object_rings.iter().map(|path| ring(path)).collect::<Result<_>>()?,
+    })
+}
+
+/// Logs to standard error; `KODIAK_LOG` filters. Each request is a line of `kodiak::access`.
+fn log() {
+    let filter =
+        EnvFilter::try_from_env("KODIAK_LOG").unwrap_or_else(|_| EnvFilter::new("info,kodiak::access=off"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Somebody who embeds this has set up their own.
+    let _ = subscriber.try_init();
+}
+
+/// Ten thousand connections need as many file descriptors.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays low");
+    }
+}

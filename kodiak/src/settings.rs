@@ -1,0 +1,127 @@
+//! The configuration file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use kodiak_auth::FixedUser;
+use kodiak_proxy::s3::S3Settings;
+use kodiak_proxy::server::ServerSettings;
+use kodiak_proxy::swift::SwiftSettings;
+use kodiak_storage_node::NodeSettings;
+use serde::{Deserialize, Serialize};
+
+/// Everything that `kodiak run` needs. Relative paths are relative to the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What the cluster is.
+    pub cluster: ClusterSettings,
+    /// The front door.
+    pub proxy: ProxySettings,
+    /// Metrics for Prometheus.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
+    /// The storage node of this machine.
+    pub storage: NodeSettings,
+    /// The users.
+    #[serde(default, rename = "user")]
+    pub users: Vec<FixedUser>,
+}
+
+/// What the cluster is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSettings {
+    /// Name of this node in the rings.
+    pub node: String,
+    /// File with the key that places names: 64 hex digits. Lost, nothing is found again.
+    pub placement_key: PathBuf,
+    /// Ring of the accounts.
+    pub account_ring: PathBuf,
+    /// Ring of the containers.
+    pub container_ring: PathBuf,
+    /// Ring of the objects of each storage policy, in the order of `proxy.swift.policies`.
+    pub object_rings: Vec<PathBuf>,
+}
+
+/// The front door.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxySettings {
+    /// Where Swift and S3 are served; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Limits of the listener.
+    #[serde(default)]
+    pub server: ServerSettings,
+    /// Swift.
+    #[serde(default)]
+    pub swift: SwiftSettings,
+    /// S3.
+    #[serde(default)]
+    pub s3: S3Settings,
+    /// Seconds that a log-in is good for.
+    #[serde(default = "token_life")]
+    pub token_life: u64,
+}
+
+fn token_life() -> u64 {
+    86_400
+}
+
+/// Metrics for Prometheus.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Where `/metrics` is served; nowhere if it is left out. Nobody is asked who they are there.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Settings> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let settings = toml::from_str(&text).with_context(|| format!("{} is not right", path.display()));
+        let mut settings: Settings = settings?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let cluster = &mut settings.cluster;
+        let rings = [&mut cluster.placement_key, &mut cluster.account_ring, &mut cluster.container_ring];
+        let devices = settings.storage.devices.iter_mut().map(|device| &mut device.path);
+        for file in rings.into_iter().chain(&mut cluster.object_rings).chain(devices) {
+            *file = folder.join(&*file);
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.storage.devices.is_empty(), "storage.devices is empty");
+        ensure!(!self.cluster.object_rings.is_empty(), "cluster.object_rings is empty");
+        let (rings, policies) = (self.cluster.object_rings.len(), self.proxy.swift.policies.len());
+        ensure!(
+            rings == policies,
+            "there are {rings} object rings, but {policies} names in proxy.swift.policies"
+        );
+        for user in &self.users {
+            let whole = |name: &str| !name.is_empty() && !name.contains([':', '/', ',']);
+            if !whole(&user.account) || !whole(&user.name) {
+                bail!("user {}:{}: names are not empty and hold no : / ,", user.account, user.name);
+            }
+            ensure!(!user.key.expose().is_empty(), "user {}:{} has no key", user.account, user.name);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let text = "[cluster]\nnode = \"n\"\nplacemet_key = \"x\"\n";
+        let error = toml::from_str::<Settings>(text).expect_err("a misspelt key").to_string();
+        assert!(error.contains("placemet_key"), "{error}");
+    }
+}

@@ -1,0 +1,156 @@
+//! Bodies in and out.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::time::Sleep;
+
+use crate::store::StoreError;
+
+/// The body of an answer.
+pub type ResponseBody = UnsyncBoxBody<Bytes, StoreError>;
+
+/// No body.
+pub fn empty() -> ResponseBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that is in memory.
+pub fn full(bytes: impl Into<Bytes>) -> ResponseBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body that is made while it is sent. Its length goes into `Content-Length`.
+pub fn streamed(stream: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static) -> ResponseBody {
+    StreamBody::new(stream.map_ok(Frame::data)).boxed_unsync()
+}
+
+/// Why a request's body cannot be read on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestBodyError {
+    /// Nothing came for [`IDLE`].
+    #[error("the request body took too long")]
+    TimedOut,
+    /// The connection broke, or the body ended before its length.
+    #[error("the request body ended early")]
+    CutShort,
+}
+
+/// A client that sends nothing of its body for this long is given up, as in Swift.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of a body that are read although nobody wants them any more.
+const DRAIN: u64 = 1 << 20;
+
+enum Source {
+    Incoming(hyper::body::Incoming),
+    Full(Full<Bytes>),
+}
+
+/// The body of a request: from a connection, or given whole.
+pub struct RequestBody {
+    source: Source,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// A body from a connection.
+    pub fn incoming(body: hyper::body::Incoming) -> RequestBody {
+        RequestBody { source: Source::Incoming(body), idle: None }
+    }
+
+    /// A body with these bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
+        RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
+    }
+
+    /// Its length, where it is known.
+    pub fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+
+    /// The next bytes; none at the end. Trailers are passed over.
+    pub async fn data(&mut self) -> Option<Result<Bytes, RequestBodyError>> {
+        loop {
+            match self.frame().await? {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        return Some(Ok(data));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Reads on, up to [`DRAIN`] bytes, so that a client that sends before it listens gets its answer.
+    pub async fn drain(&mut self) {
+        let mut left = DRAIN;
+        if self.length().is_some_and(|length| length > left) {
+            return;
+        }
+        while let Some(Ok(data)) = self.data().await {
+            left = left.saturating_sub(data.len() as u64);
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The whole body if it has at most `limit` bytes; none if it has more.
+    pub async fn collect_up_to(&mut self, limit: usize) -> Result<Option<Bytes>, RequestBodyError> {
+        let mut all = bytes::BytesMut::new();
+        while let Some(data) = self.data().await {
+            let data = data?;
+            if all.len() + data.len() > limit {
+                return Ok(None);
+            }
+            all.extend_from_slice(&data);
+        }
+        Ok(Some(all.freeze()))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = self.get_mut();
+        let polled = match &mut this.source {
+            Source::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        };
+        if let Poll::Ready(frame) = polled {
+            this.idle = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| RequestBodyError::CutShort)));
+        }
+        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE)));
+        idle.as_mut().poll(cx).map(|()| Some(Err(RequestBodyError::TimedOut)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Incoming(body) => body.is_end_stream(),
+            Source::Full(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Incoming(body) => body.size_hint(),
+            Source::Full(body) => body.size_hint(),
+        }
+    }
+}

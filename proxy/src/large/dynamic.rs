@@ -1,0 +1,54 @@
+//! Dynamic large objects: every object under a prefix, in the order of names.
+
+use kodiak_storage_api::{Entry, ListQuery, ObjectPath};
+use md5_simd::Md5;
+
+use super::{Access, Large, Segment, Segments};
+use crate::store::{SharedStore, StoreError};
+
+/// Segments of one dynamic large object; a page of names at a time is read.
+pub(super) const MAX_SEGMENTS: usize = 100_000;
+const PAGE: usize = 10_000;
+
+/// The large object of an `X-Object-Manifest` value.
+pub(super) async fn open(
+    store: &SharedStore,
+    access: &Access,
+    manifest: &str,
+    account: &str,
+) -> Result<Large, StoreError> {
+    let refused = || StoreError::Refused("X-Object-Manifest must be in the format container/prefix".into());
+    let decoded = percent_encoding::percent_decode_str(manifest).decode_utf8().map_err(|_| refused())?;
+    let (container, prefix) = decoded.trim_start_matches('/').split_once('/').ok_or_else(refused)?;
+    let mut segments = Vec::new();
+    let mut md5 = Md5::new();
+    let readable = match store.container(account, container).await {
+        Ok(info) => Some((access(&info.directory), info.directory.policy)),
+        Err(StoreError::NoContainer) => None,
+        Err(error) => return Err(error),
+    };
+    if readable.is_some_and(|(allowed, _)| !allowed) {
+        return Err(StoreError::Refused("the segments may not be read".into()));
+    }
+    let mut query = ListQuery { prefix: prefix.to_owned(), limit: PAGE, ..ListQuery::default() };
+    while readable.is_some() {
+        let page = store.list_objects(account, container, query.clone()).await?;
+        query.marker = page.entries.last().map(|entry| entry.name().to_owned());
+        for entry in page.entries {
+            let Entry::Row(row) = entry else { continue };
+            md5.update(row.etag.as_bytes());
+            let path = ObjectPath::new(account, container, &row.name);
+            let nested = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok());
+            let bytes = nested.unwrap_or(row.bytes);
+            segments.push(Segment { path, etag: None, range: 0..bytes, nested: nested.is_some() }.into());
+        }
+        if segments.len() > MAX_SEGMENTS {
+            return Err(StoreError::Refused(format!("more than {MAX_SEGMENTS} segments")));
+        }
+        if !page.truncated {
+            break;
+        }
+    }
+    let etag = hex::encode(md5.finalize());
+    Ok(Large { segments: Segments::new(store.clone(), access.clone(), segments, 0), etag })
+}

@@ -1,0 +1,316 @@
+//! Completing and aborting multipart uploads.
+//!
+//! Completing is three steps that a crash may fall between: the upload is marked with the timestamp `T`
+//! that its object will have; the object is written at `T` with the parts' extents; parts and upload are
+//! removed without their bytes. A repeated request continues where the last one stopped: whether the
+//! object was written is seen from the name's newest write, which is `T` or later only then, since
+//! nobody else can write a timestamp of this clock.
+
+use kodiak_storage_api::{Extent, Layout, ObjectRecord, Timestamp};
+use md5_simd::Md5;
+use serde::Deserialize;
+
+use super::S3Front;
+use super::call::Call;
+use super::checksum::{Algorithm, of_parts};
+use super::error::{Answer, S3Error};
+use super::metadata::{self, keep_checksum};
+use super::multipart::{ALGORITHM, Begun, gone, part_checksum, part_number, part_path};
+use super::put::condition;
+use super::xml::{self, Xml};
+use crate::http::RequestBody;
+use crate::store::{NewObject, Precondition, StoreError};
+
+/// Smallest part but the last.
+const MIN_PART: u64 = 5 << 20;
+/// Parts that are looked up at once.
+const PAGE: usize = 1000;
+/// Stored with an upload once its completion has begun: `T`.
+const COMPLETING: &str = "x-object-sysmeta-s3-upload-completing";
+/// Stored with an upload that is being aborted.
+const ABORTING: &str = "x-object-sysmeta-s3-upload-aborting";
+/// Stored with an object: the upload that it was.
+const UPLOAD_ID: &str = "x-object-sysmeta-s3-upload-id";
+
+#[derive(Deserialize)]
+struct CompleteMultipartUpload {
+    #[serde(rename = "Part", default)]
+    parts: Vec<NamedPart>,
+}
+
+#[derive(Deserialize)]
+struct NamedPart {
+    #[serde(rename = "PartNumber")]
+    number: u32,
+    #[serde(rename = "ETag")]
+    etag: String,
+    #[serde(rename = "ChecksumCRC32")]
+    crc32: Option<String>,
+    #[serde(rename = "ChecksumCRC32C")]
+    crc32c: Option<String>,
+    #[serde(rename = "ChecksumCRC64NVME")]
+    crc64nvme: Option<String>,
+    #[serde(rename = "ChecksumSHA1")]
+    sha1: Option<String>,
+    #[serde(rename = "ChecksumSHA256")]
+    sha256: Option<String>,
+}
+
+impl NamedPart {
+    fn checksum(&self, algorithm: Algorithm) -> Option<&String> {
+        match algorithm {
+            Algorithm::Crc32 => self.crc32.as_ref(),
+            Algorithm::Crc32c => self.crc32c.as_ref(),
+            Algorithm::Crc64Nvme => self.crc64nvme.as_ref(),
+            Algorithm::Sha1 => self.sha1.as_ref(),
+            Algorithm::Sha256 => self.sha256.as_ref(),
+        }
+    }
+}
+
+/// The parts of an object, checked.
+#[derive(Default)]
+struct Assembly {
+    extents: Vec<Extent>,
+    etags: Md5,
+    parts: u32,
+    /// Values and lengths, if every part has one.
+    checksums: Vec<(String, u64)>,
+}
+
+impl S3Front {
+    pub(super) async fn complete(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        let text = self.receive_xml(call, body).await?;
+        let wanted: CompleteMultipartUpload = xml::parse(&text)?;
+        if wanted.parts.is_empty() || wanted.parts.len() > 10_000 {
+            return Err(S3Error::malformed_xml());
+        }
+        if wanted.parts.windows(2).any(|pair| pair[1].number <= pair[0].number) {
+            return Err(S3Error::invalid_part_order());
+        }
+        let begun = match self.begun(call).await {
+            Ok(begun) => begun,
+            Err(error) if error.code == "NoSuchUpload" => return self.completed_before(call, error).await,
+            Err(error) => return Err(error),
+        };
+        if let Some(at) = completing(&begun.record)
+            && self.store.last_write(&call.path(), begun.policy).await? >= Some(at)
+        {
+            self.clean_up(call, &begun).await?;
+            return self.completed_before(call, S3Error::no_such_upload()).await;
+        }
+        let assembly = self.assembly(call, &begun, &wanted.parts).await?;
+        let (record, checksum) = self.assemble(call, &begun, assembly).await?;
+        self.clean_up(call, &begun).await?;
+        self.completed(call, &record, checksum)
+    }
+
+    /// An upload that is gone may be one whose completion was answered to nobody.
+    async fn completed_before(&self, call: &Call, error: S3Error) -> Answer {
+        let policy = self.bucket_info(call).await?.directory.policy;
+        match self.store.head(&call.path(), policy).await {
+            Ok(record) if record.header(UPLOAD_ID) == call.query("uploadId") => {
+                let checksum =
+                    metadata::checksum(&record).map(|(algorithm, value)| (algorithm, value.to_owned()));
+                self.completed(call, &record, checksum)
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn completed(&self, call: &Call, record: &ObjectRecord, checksum: Option<(Algorithm, String)>) -> Answer {
+        let host = call.header("host").unwrap_or("localhost");
+        let key = percent_encoding::utf8_percent_encode(call.key(), percent_encoding::NON_ALPHANUMERIC);
+        let mut xml = Xml::root("CompleteMultipartUploadResult");
+        xml.element("Location", &format!("http://{host}/{}/{key}", call.bucket()));
+        xml.element("Bucket", call.bucket());
+        xml.element("Key", call.key());
+        xml.element("ETag", &format!("\"{}\"", record.etag));
+        if let Some((algorithm, value)) = checksum {
+            xml.element(algorithm.element(), &value);
+            xml.element("ChecksumType", record.header(metadata::CHECKSUM_TYPE).unwrap_or("COMPOSITE"));
+        }
+        xml.answer("CompleteMultipartUploadResult")
+    }
+
+    /// Looks up and checks the parts that a completion names.
+    async fn assembly(&self, call: &Call, begun: &Begun, wanted: &[NamedPart]) -> Result<Assembly, S3Error> {
+        let algorithm = begun.checksum().map(|(algorithm, _)| algorithm);
+        let mut assembly = Assembly::default();
+        for (index, named) in wanted.iter().enumerate() {
+            let record = match self.store.head(&part_path(call, &begun.id, named.number), begun.policy).await
+            {
+                Ok(record) => record,
+                Err(StoreError::NoObject) => return Err(S3Error::invalid_part()),
+                Err(error) => return Err(error.into()),
+            };
+            if record.etag != named.etag.trim().trim_matches('"') {
+                return Err(S3Error::invalid_part());
+            }
+            if record.size < MIN_PART && index + 1 < wanted.len() {
+                return Err(S3Error::entity_too_small()
+                    .with("PartNumber", named.number.to_string())
+                    .with("ProposedSize", record.size.to_string())
+                    .with("MinSizeAllowed", MIN_PART.to_string()));
+            }
+            if let Some((algorithm, value)) = part_checksum(&record).filter(|(a, _)| Some(*a) == algorithm) {
+                if named.checksum(algorithm).is_some_and(|given| *given != value) {
+                    return Err(S3Error::invalid_part());
+                }
+                assembly.checksums.push((value, record.size));
+            }
+            let mut md5 = [0; 16];
+            hex::decode_to_slice(&record.etag, &mut md5).map_err(|_| S3Error::internal())?;
+            assembly.etags.update(&md5);
+            assembly.parts += 1;
+            if let Layout::Extents(extents) = record.layout {
+                assembly.extents.extend(extents);
+            }
+        }
+        Ok(assembly)
+    }
+
+    async fn assemble(
+        &self,
+        call: &Call,
+        begun: &Begun,
+        assembly: Assembly,
+    ) -> Result<(ObjectRecord, Option<(Algorithm, String)>), S3Error> {
+        let condition = condition(call)?;
+        let mut object = NewObject {
+            content_type: begun.record.content_type.clone(),
+            headers: begun.record.headers.clone(),
+            etag: Some(format!("{}-{}", hex::encode(assembly.etags.finalize()), assembly.parts)),
+            ..NewObject::default()
+        };
+        object.headers.retain(|(name, _)| {
+            !matches!(name.as_str(), ALGORITHM | COMPLETING | ABORTING) && name != metadata::CHECKSUM_TYPE
+        });
+        object.headers.push((UPLOAD_ID.into(), begun.id.clone()));
+        let mut checksum = None;
+        if let Some((algorithm, full)) = begun.checksum()
+            && assembly.checksums.len() == assembly.parts as usize
+            && let Some(value) = of_parts(algorithm, &assembly.checksums, full)
+        {
+            if let Some(given) = call.header(algorithm.header())
+                && given != value
+            {
+                return Err(S3Error::bad_digest());
+            }
+            keep_checksum(&mut object, algorithm, value.clone(), full);
+            checksum = Some((algorithm, value));
+        }
+        let at = self.mark(begun).await?;
+        object.timestamp = Some(at);
+        let assembled =
+            self.store.assemble(call.path(), begun.policy, assembly.extents, object, condition).await;
+        match assembled {
+            Ok(record) => Ok((record, checksum)),
+            // Somebody has repeated this completion, or has written the name since: both come after it.
+            Err(StoreError::Conflict(_)) => {
+                Ok((self.store.head(&call.path(), begun.policy).await?, checksum))
+            }
+            Err(error) => {
+                self.unmark(begun).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Marks an upload as being completed, at the timestamp that an earlier attempt chose, if any.
+    async fn mark(&self, begun: &Begun) -> Result<Timestamp, S3Error> {
+        let fresh = self.store.clock().now();
+        let mark = hex::encode(fresh.to_bytes());
+        let edit = move |record: &mut ObjectRecord| {
+            if record.header(ABORTING).is_some() {
+                return Err(StoreError::NoObject);
+            }
+            if record.header(COMPLETING).is_none() {
+                record.headers.push((COMPLETING.into(), mark.clone()));
+            }
+            Ok(())
+        };
+        match self.store.update_object(&begun.path, begun.policy, edit).await {
+            Ok(record) => Ok(completing(&record).unwrap_or(fresh)),
+            Err(StoreError::NoObject) => Err(S3Error::no_such_upload()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn unmark(&self, begun: &Begun) -> Result<(), S3Error> {
+        let edit = |record: &mut ObjectRecord| {
+            record.headers.retain(|(name, _)| name != COMPLETING);
+            Ok(())
+        };
+        match self.store.update_object(&begun.path, begun.policy, edit).await {
+            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the records of an upload whose object is written. Parts that the object has taken over
+    /// leave their bytes; others take them along.
+    async fn clean_up(&self, call: &Call, begun: &Begun) -> Result<(), S3Error> {
+        let object = self.store.head(&call.path(), begun.policy).await.ok();
+        let taken: Vec<Extent> = match object.map(|record| record.layout) {
+            Some(Layout::Extents(extents)) => extents,
+            _ => Vec::new(),
+        };
+        let taken: std::collections::HashSet<_> = taken.iter().map(|extent| extent.data).collect();
+        loop {
+            let (rows, more) = self.parts(call, begun, 0, PAGE).await?;
+            for row in &rows {
+                let path = part_path(call, &begun.id, part_number(row));
+                let part = match self.store.head(&path, begun.policy).await {
+                    Ok(part) => part,
+                    Err(StoreError::NoObject) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                let shared =
+                    matches!(&part.layout, Layout::Extents(of) if of.iter().any(|e| taken.contains(&e.data)));
+                if shared {
+                    self.store.forget(&path, begun.policy).await?;
+                } else {
+                    self.remove(&path, begun).await?;
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        self.remove(&begun.path, begun).await
+    }
+
+    async fn remove(&self, path: &kodiak_storage_api::ObjectPath, begun: &Begun) -> Result<(), S3Error> {
+        match self.store.delete_object(path, begun.policy, Precondition::None).await {
+            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn abort(&self, call: &Call) -> Answer {
+        let begun = self.begun(call).await?;
+        let edit = |record: &mut ObjectRecord| {
+            if record.header(COMPLETING).is_some() {
+                return Err(StoreError::Refused("The upload is being completed.".into()));
+            }
+            if record.header(ABORTING).is_none() {
+                record.headers.push((ABORTING.into(), "yes".into()));
+            }
+            Ok(())
+        };
+        match self.store.update_object(&begun.path, begun.policy, edit).await {
+            Ok(_) => {}
+            Err(StoreError::NoObject) => return Err(S3Error::no_such_upload()),
+            Err(error) => return Err(error.into()),
+        }
+        self.clean_up(call, &begun).await?;
+        gone()
+    }
+}
+
+fn completing(record: &ObjectRecord) -> Option<Timestamp> {
+    let mut bytes = [0; Timestamp::ENCODED_LEN];
+    hex::decode_to_slice(record.header(COMPLETING)?, &mut bytes).ok()?;
+    Some(Timestamp::from_bytes(bytes))
+}

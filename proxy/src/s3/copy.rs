@@ -1,0 +1,162 @@
+//! CopyObject, and the sources of part copies.
+
+use futures_util::StreamExt;
+use http::StatusCode;
+use kodiak_storage_api::ObjectRecord;
+use percent_encoding::percent_decode_str;
+
+use super::S3Front;
+use super::body::MAX_PUT;
+use super::call::{Call, MAX_KEY};
+use super::checksum::{Algorithm, Hasher};
+use super::error::{Answer, S3Error};
+use super::list::iso_millis;
+use super::metadata::{self, checksum, keep_checksum};
+use super::put::condition;
+use super::xml::Xml;
+use crate::http::{Conditions, Decision, Payload};
+use crate::large::Large;
+use crate::store::{ByteStream, NewObject, OpenObject, Upload};
+
+/// What is copied.
+pub(super) struct Source {
+    object: OpenObject,
+    large: Option<Large>,
+    bucket_and_key: (String, String),
+}
+
+impl Source {
+    pub(super) fn record(&self) -> &ObjectRecord {
+        self.object.record()
+    }
+
+    fn payload(&self) -> &dyn Payload {
+        self.large.as_ref().map_or(&self.object as &dyn Payload, |large| &large.segments)
+    }
+
+    /// Bytes of the source.
+    pub(super) fn length(&self) -> u64 {
+        self.payload().length()
+    }
+
+    pub(super) fn stream(&self, range: std::ops::Range<u64>) -> ByteStream {
+        self.payload().stream(range)
+    }
+}
+
+impl S3Front {
+    /// Opens the `x-amz-copy-source` of a request, if its conditions hold.
+    pub(super) async fn source(&self, call: &Call) -> Result<Source, S3Error> {
+        let (bucket, key) = parse_source(call.header("x-amz-copy-source").unwrap_or(""))?;
+        let mut of = call.clone();
+        (of.bucket, of.key) = (Some(bucket.clone()), Some(key.clone()));
+        let (object, large) = self.open(&of).await?;
+        let record = object.record();
+        let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
+        let modified = record.timestamp.micros().div_ceil(1_000_000);
+        let conditions = Conditions::from_headers(&call.headers, "x-amz-copy-source-");
+        if conditions.decide(&[etag], modified) != Decision::Proceed {
+            return Err(S3Error::precondition_failed());
+        }
+        Ok(Source { object, large, bucket_and_key: (bucket, key) })
+    }
+
+    pub(super) async fn copy_object(&self, call: &Call) -> Answer {
+        let policy = self.bucket_info(call).await?.directory.policy;
+        let source = self.source(call).await?;
+        let replace = match call.header("x-amz-metadata-directive") {
+            None | Some("COPY") => false,
+            Some("REPLACE") => true,
+            Some(_) => return Err(S3Error::invalid_argument("Unknown metadata directive.")),
+        };
+        let same = source.bucket_and_key == (call.bucket().to_owned(), call.key().to_owned());
+        if same && !replace && call.header("x-amz-checksum-algorithm").is_none() {
+            return Err(S3Error::invalid_request(
+                "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata.",
+            ));
+        }
+        if source.length() > MAX_PUT {
+            return Err(S3Error::invalid_request(
+                "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120",
+            ));
+        }
+        let mut object = copied(call, source.record(), replace)?;
+        let algorithm = match call.header("x-amz-checksum-algorithm") {
+            Some(name) => Some(
+                Algorithm::parse(name)
+                    .ok_or_else(|| S3Error::invalid_argument("Unknown checksum algorithm."))?,
+            ),
+            None => checksum(source.record()).map(|(algorithm, _)| algorithm),
+        };
+        let upload = self.store.upload(call.path(), policy, false);
+        let length = source.length();
+        let (upload, value) = pump(upload, source.stream(0..length), algorithm).await?;
+        if let (Some(algorithm), Some(value)) = (algorithm, &value) {
+            keep_checksum(&mut object, algorithm, value.clone(), true);
+        }
+        let record = self.store.commit(upload.finish().await?, object, condition(call)?).await?;
+        let mut xml = Xml::root("CopyObjectResult");
+        xml.element("LastModified", &iso_millis(record.timestamp));
+        xml.element("ETag", &format!("\"{}\"", record.etag));
+        if let (Some(algorithm), Some(value)) = (algorithm, value) {
+            xml.element(algorithm.element(), &value);
+            xml.element("ChecksumType", "FULL_OBJECT");
+        }
+        xml.answer("CopyObjectResult")
+    }
+}
+
+/// Writes a stream into an upload; the checksum of what passed, if one is wanted.
+pub(super) async fn pump(
+    mut upload: Upload,
+    mut stream: ByteStream,
+    algorithm: Option<Algorithm>,
+) -> Result<(Upload, Option<String>), S3Error> {
+    let mut hasher = algorithm.map(Hasher::new);
+    while let Some(data) = stream.next().await {
+        let data = data?;
+        if let Some(hasher) = &mut hasher {
+            hasher.update(&data);
+        }
+        upload.write(data).await?;
+    }
+    Ok((upload, hasher.map(Hasher::finish)))
+}
+
+fn copied(call: &Call, record: &ObjectRecord, replace: bool) -> Result<NewObject, S3Error> {
+    let new = metadata::new_object(call)?;
+    if replace {
+        return Ok(new);
+    }
+    let kept = |name: &str| {
+        !name.starts_with("x-object-sysmeta-")
+            && name != crate::large::STATIC
+            && name != crate::large::DYNAMIC
+    };
+    Ok(NewObject {
+        content_type: record.content_type.clone(),
+        headers: record.headers.iter().filter(|(name, _)| kept(name)).cloned().collect(),
+        expires_at: record.expires_at,
+        ..NewObject::default()
+    })
+}
+
+fn parse_source(value: &str) -> Result<(String, String), S3Error> {
+    let wrong = || {
+        S3Error::invalid_argument(
+            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
+        )
+    };
+    let (path, version) = value.split_once("?versionId=").map_or((value, None), |(path, v)| (path, Some(v)));
+    if version.is_some_and(|version| version != "null") {
+        let message = "The version does not exist: buckets are not versioned.";
+        return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
+    }
+    let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong())?;
+    let path = path.strip_prefix('/').unwrap_or(&path);
+    let (bucket, key) = path.split_once('/').ok_or_else(wrong)?;
+    if bucket.is_empty() || key.is_empty() || key.len() > MAX_KEY || path.contains('\0') {
+        return Err(wrong());
+    }
+    Ok((bucket.to_owned(), key.to_owned()))
+}

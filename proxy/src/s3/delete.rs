@@ -1,0 +1,106 @@
+//! Deleting objects, one or many.
+
+use http::{Response, StatusCode};
+use kodiak_storage_api::{ObjectPath, PolicyIndex};
+use serde::Deserialize;
+
+use super::S3Front;
+use super::call::{Call, MAX_KEY};
+use super::error::{Answer, S3Error};
+use super::xml::{self, Xml};
+use crate::http::{RequestBody, empty, etags};
+use crate::store::{Precondition, StoreError};
+
+/// Keys of one request.
+const MAX_KEYS: usize = 1000;
+
+#[derive(Deserialize)]
+struct Delete {
+    #[serde(rename = "Object", default)]
+    objects: Vec<Named>,
+    #[serde(rename = "Quiet", default)]
+    quiet: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(rename = "Key")]
+    key: String,
+    #[serde(rename = "VersionId")]
+    version: Option<String>,
+    #[serde(rename = "ETag")]
+    etag: Option<String>,
+}
+
+impl S3Front {
+    pub(super) async fn delete_object(&self, call: &Call) -> Answer {
+        let policy = self.bucket_info(call).await?.directory.policy;
+        let condition = match call.header("if-match") {
+            Some(list) => Precondition::Matches(etags(list)),
+            None => Precondition::None,
+        };
+        self.delete_key(&call.path(), policy, condition).await?;
+        Ok(Response::builder().status(StatusCode::NO_CONTENT).body(empty())?)
+    }
+
+    /// Deletes a key; one that is not there is deleted already.
+    async fn delete_key(
+        &self,
+        path: &ObjectPath,
+        policy: PolicyIndex,
+        condition: Precondition,
+    ) -> Result<(), S3Error> {
+        match self.store.delete_object(path, policy, condition).await {
+            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn delete_many(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        let policy = self.bucket_info(call).await?.directory.policy;
+        let text = self.receive_xml(call, body).await?;
+        let wanted: Delete = xml::parse(&text)?;
+        if wanted.objects.is_empty() || wanted.objects.len() > MAX_KEYS {
+            return Err(S3Error::malformed_xml());
+        }
+        let mut xml = Xml::root("DeleteResult");
+        for named in wanted.objects {
+            let done = self.delete_named(call, policy, &named).await;
+            match done {
+                Ok(()) if wanted.quiet == Some(true) => {}
+                Ok(()) => {
+                    xml.open("Deleted");
+                    xml.element("Key", &named.key);
+                    xml.close("Deleted");
+                }
+                Err(error) => {
+                    xml.open("Error");
+                    xml.element("Key", &named.key);
+                    xml.element("Code", error.code);
+                    xml.element("Message", error.message());
+                    xml.close("Error");
+                }
+            }
+        }
+        xml.answer("DeleteResult")
+    }
+
+    async fn delete_named(&self, call: &Call, policy: PolicyIndex, named: &Named) -> Result<(), S3Error> {
+        if named.key.is_empty() || named.key.contains('\0') {
+            return Err(S3Error::invalid_argument("The key is not valid."));
+        }
+        if named.key.len() > MAX_KEY {
+            return Err(S3Error::key_too_long());
+        }
+        if named.version.as_ref().is_some_and(|version| version != "null") {
+            let message = "The version does not exist: buckets are not versioned.";
+            return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
+        }
+        let condition = match &named.etag {
+            Some(etag) => Precondition::Matches(etags(etag)),
+            None => Precondition::None,
+        };
+        let path = ObjectPath::new(call.account(), call.bucket(), &named.key);
+        self.delete_key(&path, policy, condition).await
+    }
+}

@@ -1,0 +1,122 @@
+//! The headers that are stored with an object, and how they are answered.
+
+use http::response::Builder;
+use kodiak_storage_api::ObjectRecord;
+
+use super::call::Call;
+use super::checksum::Algorithm;
+use super::error::S3Error;
+use crate::store::NewObject;
+
+/// Longest user metadata, names and values together.
+const MAX_METADATA: usize = 2048;
+/// Headers that are kept as they come.
+const KEPT: [&str; 4] = ["cache-control", "content-disposition", "content-language", "expires"];
+/// Whether a checksum is of the whole or of the parts' checksums.
+pub(super) const CHECKSUM_TYPE: &str = "x-object-sysmeta-s3-checksum-type";
+/// Headers of requests for what Kodiak does not do: saying yes would be a lie.
+const REFUSED: [&str; 7] = [
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-customer-algorithm",
+    "x-amz-tagging",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-website-redirect-location",
+    "x-amz-write-offset-bytes",
+];
+
+/// What a request's headers store.
+pub(super) fn new_object(call: &Call) -> Result<NewObject, S3Error> {
+    check_supported(call)?;
+    let mut object = NewObject {
+        content_type: call
+            .header("content-type")
+            .filter(|t| !t.is_empty())
+            .unwrap_or("binary/octet-stream")
+            .to_owned(),
+        ..NewObject::default()
+    };
+    let mut total = 0;
+    for (name, value) in &call.headers {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        if let Some(name) = name.as_str().strip_prefix("x-amz-meta-") {
+            total += name.len() + value.len();
+            object.headers.push((format!("x-object-meta-{name}"), value));
+        } else if KEPT.contains(&name.as_str()) {
+            object.headers.push((name.as_str().to_owned(), value));
+        } else if name.as_str() == "content-encoding" {
+            // The transfer's own encoding is not the object's.
+            let kept: Vec<&str> =
+                value.split(',').map(str::trim).filter(|coding| *coding != "aws-chunked").collect();
+            if !kept.is_empty() && !kept[0].is_empty() {
+                object.headers.push(("content-encoding".into(), kept.join(",")));
+            }
+        }
+    }
+    if total > MAX_METADATA {
+        return Err(S3Error::metadata_too_large());
+    }
+    Ok(object)
+}
+
+fn check_supported(call: &Call) -> Result<(), S3Error> {
+    if let Some(name) = REFUSED.into_iter().find(|name| call.headers.contains_key(*name)) {
+        return Err(S3Error::not_implemented().with("Header", name));
+    }
+    match call.header("x-amz-storage-class") {
+        None | Some("STANDARD") => {}
+        Some(_) => {
+            return Err(S3Error::new(
+                http::StatusCode::BAD_REQUEST,
+                "InvalidStorageClass",
+                "The storage class is not valid: only STANDARD is.",
+            ));
+        }
+    }
+    match call.header("x-amz-acl") {
+        None | Some("private" | "bucket-owner-full-control" | "bucket-owner-read") => Ok(()),
+        Some(
+            "public-read" | "public-read-write" | "authenticated-read" | "aws-exec-read"
+            | "log-delivery-write",
+        ) => Err(S3Error::not_implemented().with("Header", "x-amz-acl")),
+        Some(_) => Err(S3Error::invalid_argument("The canned ACL does not exist.")),
+    }
+}
+
+/// Keeps a checksum with an object and in its listing row.
+pub(super) fn keep_checksum(object: &mut NewObject, algorithm: Algorithm, value: String, full: bool) {
+    let kind = if full { "FULL_OBJECT" } else { "COMPOSITE" };
+    object.headers.push((algorithm.stored().into(), value));
+    object.headers.push((CHECKSUM_TYPE.into(), kind.into()));
+    // A leading dash: shown by S3's listings only.
+    object.listing.push(("-checksum".into(), algorithm.name().into()));
+    object.listing.push(("-checksum-type".into(), kind.into()));
+}
+
+/// The checksum that an object has.
+pub(super) fn checksum(record: &ObjectRecord) -> Option<(Algorithm, &str)> {
+    Algorithm::ALL.into_iter().find_map(|algorithm| Some((algorithm, record.header(algorithm.stored())?)))
+}
+
+/// The headers of an object's answer, but for length, range and type.
+pub(super) fn record_headers(mut builder: Builder, record: &ObjectRecord, etag: &str) -> Builder {
+    builder = builder
+        .header("last-modified", crate::http::http_date(record.timestamp))
+        .header("etag", format!("\"{etag}\""))
+        .header("accept-ranges", "bytes");
+    for (name, value) in &record.headers {
+        if let Some(name) = name.strip_prefix("x-object-meta-") {
+            builder = builder.header(format!("x-amz-meta-{name}"), value.as_bytes());
+        } else if KEPT.contains(&name.as_str()) || name == "content-encoding" {
+            builder = builder.header(name.as_str(), value.as_bytes());
+        }
+    }
+    builder
+}
+
+/// The checksum headers of an answer.
+pub(super) fn checksum_headers(builder: Builder, record: &ObjectRecord) -> Builder {
+    let Some((algorithm, value)) = checksum(record) else { return builder };
+    let kind = record.header(CHECKSUM_TYPE).unwrap_or("FULL_OBJECT");
+    builder.header(algorithm.header(), value).header("x-amz-checksum-type", kind)
+}

@@ -1,0 +1,72 @@
+//! What can go wrong in the store, by meaning.
+
+use kodiak_storage_api::{NodeError, Timestamp};
+
+/// Why an operation of the store was refused or failed; each front renders it in its own protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The account does not exist.
+    #[error("no such account")]
+    NoAccount,
+    /// The container does not exist.
+    #[error("no such container")]
+    NoContainer,
+    /// The object does not exist (or has expired).
+    #[error("no such object")]
+    NoObject,
+    /// A container with objects, or an account with containers, cannot be deleted.
+    #[error("the container is not empty")]
+    NotEmpty,
+    /// A condition of the request does not hold.
+    #[error("a precondition failed")]
+    PreconditionFailed,
+    /// A newer write of the same object is stored, and the caller had chosen the timestamp.
+    #[error("a newer write ({0}) of the object exists")]
+    Conflict(Timestamp),
+    /// The object may not be changed in this way; a front's own rule.
+    #[error("{0}")]
+    Refused(String),
+    /// No room.
+    #[error("insufficient storage")]
+    Full,
+    /// No intact replica of the data is left.
+    #[error("stored data is damaged: {0}")]
+    Corrupt(String),
+    /// Too much is waiting; try again.
+    #[error("too busy")]
+    Overloaded,
+    /// A majority of the replicas did not answer.
+    #[error("a majority of replicas does not answer: {0}")]
+    Unavailable(String),
+}
+
+impl From<NodeError> for StoreError {
+    fn from(error: NodeError) -> StoreError {
+        match error {
+            NodeError::Stale { current } => StoreError::Conflict(current),
+            NodeError::NoDirectory => StoreError::NoContainer,
+            NodeError::NotEmpty => StoreError::NotEmpty,
+            NodeError::NoBlock => StoreError::Corrupt("a block is missing".into()),
+            NodeError::Full => StoreError::Full,
+            NodeError::Corrupt(what) => StoreError::Corrupt(what),
+            NodeError::Overloaded => StoreError::Overloaded,
+            NodeError::Unavailable(why) => StoreError::Unavailable(why),
+        }
+    }
+}
+
+/// Of several replicas' errors, the one that explains most.
+pub(super) fn worst(errors: Vec<NodeError>) -> NodeError {
+    let rank = |error: &NodeError| match error {
+        NodeError::Stale { .. } => 0,
+        NodeError::NoDirectory => 1,
+        NodeError::NotEmpty => 2,
+        NodeError::Full => 3,
+        NodeError::Corrupt(_) => 4,
+        NodeError::NoBlock => 5,
+        NodeError::Overloaded => 6,
+        NodeError::Unavailable(_) => 7,
+    };
+    let none = || NodeError::Unavailable("no replica".into());
+    errors.into_iter().min_by_key(rank).unwrap_or_else(none)
+}

@@ -1,0 +1,79 @@
+//! Asking several replicas at once.
+
+use std::future::Future;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use kodiak_storage_api::NodeError;
+
+use super::error::worst;
+use super::placement::Replica;
+
+/// How many of `replicas` are a majority.
+pub(super) fn majority(replicas: usize) -> usize {
+    replicas / 2 + 1
+}
+
+/// Gives every replica the same write and waits until a majority has it on stable storage; the others
+/// go on by themselves. On failure, the error that explains most.
+pub(super) async fn write<T, F, A>(replicas: Vec<Replica>, mut write: F) -> Result<Vec<T>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let (all, needed) = (replicas.len(), majority(replicas.len()));
+    if all == 1 {
+        let mut done = Vec::with_capacity(1);
+        for (index, replica) in replicas.into_iter().enumerate() {
+            done.push(write(index, replica).await?);
+        }
+        return Ok(done);
+    }
+    // Tasks, not bare futures: a write that has begun is finished even when the majority is reached.
+    let mut tasks: FuturesUnordered<_> =
+        replicas.into_iter().enumerate().map(|(i, replica)| tokio::spawn(write(i, replica))).collect();
+    let (mut done, mut errors) = (Vec::new(), Vec::new());
+    while let Some(answer) = tasks.next().await {
+        match answer.unwrap_or_else(|broken| Err(NodeError::Unavailable(broken.to_string()))) {
+            Ok(value) => done.push(value),
+            Err(error) => errors.push(error),
+        }
+        if done.len() >= needed {
+            return Ok(done);
+        }
+        if errors.len() + needed > all {
+            break;
+        }
+    }
+    Err(worst(errors))
+}
+
+/// Asks replicas, a majority at first and others for those that fail, until a majority has answered.
+pub(super) async fn read<T, F, A>(replicas: &[Replica], mut ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let needed = majority(replicas.len());
+    let mut waiting = replicas.iter().cloned().enumerate();
+    let mut ask = |(index, replica): (usize, Replica)| {
+        let answer = ask(index, replica);
+        async move { (index, answer.await) }
+    };
+    let mut asked: FuturesUnordered<_> = waiting.by_ref().take(needed).map(&mut ask).collect();
+    let (mut answers, mut errors) = (Vec::with_capacity(needed), Vec::new());
+    while let Some((index, answer)) = asked.next().await {
+        match answer {
+            Ok(value) => answers.push((index, value)),
+            Err(error) => {
+                errors.push(error);
+                asked.extend(waiting.next().map(&mut ask));
+            }
+        }
+        if answers.len() >= needed {
+            return Ok(answers);
+        }
+    }
+    Err(worst(errors))
+}

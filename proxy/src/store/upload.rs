@@ -1,0 +1,246 @@
+//! Bytes on their way in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kodiak_storage_api::{
+    BLOCK_SIZE, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
+};
+use rand::RngCore;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::JoinSet;
+
+use super::digest::{self, Md5Chain};
+use super::{SharedStore, Store, StoreError, quorum};
+
+/// What one permit of the store's upload buffers stands for: a block.
+pub(super) const PERMIT_BYTES: usize = BLOCK_SIZE;
+/// How long an upload waits for room in the buffers before it is told that the store is too busy.
+const BUFFER_WAIT: Duration = Duration::from_secs(30);
+/// Blocks of one upload that are hashed or written at once.
+const BLOCKS_AT_ONCE: usize = 4;
+
+/// Bytes on their way in. Nothing of it is visible before [`Store::commit`]; dropped without a
+/// commit, what it has stored is deleted in the background.
+pub struct Upload {
+    blocks: Blocks,
+    path: ObjectPath,
+    inline_max: usize,
+    pending: Vec<Bytes>,
+    pending_len: usize,
+    permit: Option<OwnedSemaphorePermit>,
+    written: u64,
+    md5: Option<Md5Chain>,
+}
+
+/// A complete upload.
+pub struct Staged {
+    pub(super) path: ObjectPath,
+    pub(super) blocks: Blocks,
+    pub(super) inline: Vec<Bytes>,
+    pub(super) layout: Layout,
+    size: u64,
+    md5: [u8; 16],
+}
+
+/// The blocks of an upload; deletes them when it is dropped, unless a record has taken them over.
+pub(super) struct Blocks {
+    store: SharedStore,
+    pub(super) policy: PolicyIndex,
+    data: DataId,
+    begun: u32,
+    writes: JoinSet<Result<(), StoreError>>,
+}
+
+impl Store {
+    /// Begins an upload. `policy` is the container's. With `always_blocks`, even a small body goes to
+    /// blocks (multipart parts, which are assembled).
+    pub fn upload(self: &Arc<Self>, path: ObjectPath, policy: PolicyIndex, always_blocks: bool) -> Upload {
+        let mut data = DataId([0; 16]);
+        rand::rng().fill_bytes(&mut data.0);
+        let blocks = Blocks { store: self.clone(), policy, data, begun: 0, writes: JoinSet::new() };
+        Upload {
+            blocks,
+            path,
+            inline_max: if always_blocks { 0 } else { INLINE_MAX },
+            pending: Vec::new(),
+            pending_len: 0,
+            permit: None,
+            written: 0,
+            md5: Some(Md5Chain::new()),
+        }
+    }
+
+    /// Writes one block to a majority of its replicas: on stable storage there when this returns.
+    async fn write_block(
+        &self,
+        owner: &ObjectPath,
+        policy: PolicyIndex,
+        id: (DataId, u32),
+        (digest, data): ([u8; 32], Vec<Bytes>),
+    ) -> Result<(), StoreError> {
+        let key = self.map.block(policy, id.0, id.1)?;
+        let replicas = self.map.object_replicas(policy, key.partition)?;
+        let write = |_, replica: super::placement::Replica| {
+            let block = BlockWrite { key, owner: owner.clone(), digest, data: data.clone() };
+            async move { replica.node.write_block(replica.device, block).await }
+        };
+        quorum::write(replicas, write).await?;
+        Ok(())
+    }
+
+    /// Deletes the blocks of extents wherever a replica of them may be.
+    pub(super) async fn delete_extents(
+        &self,
+        policy: PolicyIndex,
+        extents: &[Extent],
+    ) -> Result<(), StoreError> {
+        for extent in extents {
+            for index in 0..extent.blocks() {
+                let key = self.map.block(policy, extent.data, index)?;
+                for replica in self.map.object_replicas(policy, key.partition)? {
+                    replica.node.delete_blocks(replica.device, vec![key]).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Upload {
+    /// Bytes taken so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Takes the next bytes; waits while the devices are behind. Never copies them.
+    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
+        self.written += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if self.pending_len + bytes.len() > self.inline_max && self.permit.is_none() {
+                self.permit = Some(self.blocks.room().await?);
+            }
+            let piece = bytes.split_to(bytes.len().min(BLOCK_SIZE - self.pending_len));
+            self.pending_len += piece.len();
+            self.pending.push(piece);
+            if self.pending_len == BLOCK_SIZE {
+                self.send_block().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the upload: all its blocks are on stable storage and its MD5 is known.
+    pub async fn finish(mut self) -> Result<Staged, StoreError> {
+        if self.blocks.begun == 0 && self.pending_len <= self.inline_max {
+            let (md5, inline) = digest::md5(std::mem::take(&mut self.pending), self.pending_len).await?;
+            return Ok(self.staged(md5, inline, Layout::Inline));
+        }
+        if self.pending_len > 0 {
+            self.send_block().await?;
+        }
+        let md5 = match self.md5.take() {
+            Some(chain) => chain.state().await,
+            None => Err(StoreError::Unavailable("the upload had failed".into())),
+        };
+        // A block that failed explains a broken chain better than the chain does.
+        self.blocks.drain(0).await?;
+        let extent = Extent { data: self.blocks.data, len: self.written };
+        let extents = if self.written == 0 { Vec::new() } else { vec![extent] };
+        Ok(self.staged(md5?.finalize(), Vec::new(), Layout::Extents(extents)))
+    }
+
+    fn staged(self, md5: [u8; 16], inline: Vec<Bytes>, layout: Layout) -> Staged {
+        Staged { path: self.path, blocks: self.blocks, inline, layout, size: self.written, md5 }
+    }
+
+    /// Hands the gathered block over to be hashed and written while the next one is gathered.
+    async fn send_block(&mut self) -> Result<(), StoreError> {
+        self.blocks.drain(BLOCKS_AT_ONCE - 1).await?;
+        let Some(chain) = self.md5.take() else {
+            return Err(StoreError::Unavailable("the upload had failed".into()));
+        };
+        let md5 = match chain.state().await {
+            Ok(md5) => md5,
+            Err(broken) => return Err(self.blocks.drain(0).await.err().unwrap_or(broken)),
+        };
+        let (hashed, next) = oneshot::channel();
+        self.md5 = Some(Md5Chain::Pending(next));
+        let data = std::mem::take(&mut self.pending);
+        self.pending_len = 0;
+        let (store, policy, owner) = (self.blocks.store.clone(), self.blocks.policy, self.path.clone());
+        let (id, permit) = ((self.blocks.data, self.blocks.begun), self.permit.take());
+        self.blocks.begun += 1;
+        self.blocks.writes.spawn(async move {
+            let block = digest::block(md5, data).await?;
+            // Nobody waits for the hash if the upload was given up.
+            let _ = hashed.send(block.md5);
+            let written = store.write_block(&owner, policy, id, (block.blake3, block.data)).await;
+            drop(permit);
+            written
+        });
+        Ok(())
+    }
+}
+
+impl Blocks {
+    async fn room(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        let permit = self.store.buffers.clone().acquire_owned();
+        match tokio::time::timeout(BUFFER_WAIT, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(StoreError::Overloaded),
+        }
+    }
+
+    /// Waits until at most `left` writes are under way; the first error ends the upload.
+    async fn drain(&mut self, left: usize) -> Result<(), StoreError> {
+        while self.writes.len() > left {
+            if let Some(written) = self.writes.join_next().await {
+                written.unwrap_or_else(|broken| Err(StoreError::Unavailable(broken.to_string())))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A record is about to name the blocks: from now on they are not ours to delete.
+    pub(super) fn hand_over(&mut self) {
+        self.begun = 0;
+    }
+}
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        if self.begun == 0 {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut writes = std::mem::take(&mut self.writes);
+        let (store, policy) = (self.store.clone(), self.policy);
+        let extent = Extent { data: self.data, len: u64::from(self.begun) * BLOCK_SIZE as u64 };
+        runtime.spawn(async move {
+            // No write may come after the deletes.
+            writes.shutdown().await;
+            if let Err(error) = store.delete_extents(policy, &[extent]).await {
+                tracing::warn!(%error, "blocks of an upload that was given up stay behind");
+            }
+        });
+    }
+}
+
+impl Staged {
+    /// Bytes of the upload.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// MD5 of its bytes.
+    pub fn md5(&self) -> [u8; 16] {
+        self.md5
+    }
+
+    /// The bytes, where they are few enough to be kept with the record.
+    pub fn inline(&self) -> Option<&[Bytes]> {
+        matches!(self.layout, Layout::Inline).then_some(&self.inline)
+    }
+}

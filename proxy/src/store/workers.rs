@@ -1,0 +1,99 @@
+//! What the store does by itself: totals to accounts, expiry, deletion of replaced blocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kodiak_storage_api::{Work, WorkItem, WorkKind};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::placement::Replica;
+use super::{Precondition, Store, StoreError};
+
+/// How soon an account knows its containers' totals.
+const TOTALS_EVERY: Duration = Duration::from_millis(100);
+/// How soon an expired object is deleted (it is not answered from the second on at which it ends).
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often replaced blocks are deleted.
+const FREE_EVERY: Duration = Duration::from_secs(1);
+/// Replaced blocks are left for so long: a reader that has just found its record announces itself
+/// within this time.
+const FREE_GRACE: Duration = Duration::from_secs(2);
+/// Items of one round.
+const BATCH: usize = 200;
+
+impl Store {
+    /// Runs the background workers until `stop` changes.
+    pub fn run_workers(self: &Arc<Self>, stop: watch::Receiver<bool>) {
+        for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free] {
+            for replica in self.map.devices() {
+                tokio::spawn(self.clone().work(kind, replica, stop.clone()));
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>, kind: WorkKind, replica: Replica, mut stop: watch::Receiver<bool>) {
+        let period = match kind {
+            WorkKind::Totals => TOTALS_EVERY,
+            WorkKind::Expire => EXPIRE_EVERY,
+            WorkKind::Free => FREE_EVERY,
+        };
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = stop.changed() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.round(kind, &replica).await {
+                tracing::warn!(?kind, %error, "background work failed and will be tried again");
+            }
+        }
+    }
+
+    /// One batch of a device's queue. Items that cannot be done yet stay for a later round.
+    async fn round(self: &Arc<Self>, kind: WorkKind, replica: &Replica) -> Result<(), StoreError> {
+        let items = replica.node.next_work(replica.device, kind, self.now(), BATCH).await?;
+        if items.is_empty() {
+            return Ok(());
+        }
+        if kind == WorkKind::Free {
+            tokio::time::sleep(FREE_GRACE).await;
+        }
+        let mut done = Vec::with_capacity(items.len());
+        for WorkItem { id, work } in items {
+            match self.perform(work).await {
+                Ok(true) => done.push(id),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(?kind, %error, "an item of background work failed"),
+            }
+        }
+        metrics::counter!("kodiak_background_items_total", "kind" => format!("{kind:?}").to_lowercase())
+            .increment(done.len() as u64);
+        Ok(replica.node.finish_work(replica.device, kind, done).await?)
+    }
+
+    /// Whether the item is done.
+    async fn perform(self: &Arc<Self>, work: Work) -> Result<bool, StoreError> {
+        match work {
+            Work::Totals { info } => self.report_totals(&info).await.map(|()| true),
+            Work::Expire { path, timestamp } => {
+                let policy = match self.container(path.account(), path.container()).await {
+                    Ok(info) => info.directory.policy,
+                    Err(StoreError::NoContainer) => return Ok(true),
+                    Err(error) => return Err(error),
+                };
+                match self.delete_object(&path, policy, Precondition::Is(timestamp)).await {
+                    Ok(_) | Err(StoreError::NoObject | StoreError::PreconditionFailed) => Ok(true),
+                    Err(error) => Err(error),
+                }
+            }
+            Work::Free { policy, extents, .. } => {
+                if extents.iter().any(|extent| self.readers.reads(extent)) {
+                    return Ok(false);
+                }
+                self.delete_extents(policy, &extents).await.map(|()| true)
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Bulk delete: many names in one request.
+
+use http::{Method, Response, StatusCode};
+use serde_json::json;
+
+use super::SwiftFront;
+use super::auth::Want;
+use super::call::{Call, Target, decode};
+use super::error::{Answer, SwiftError};
+use super::listing::Format;
+use crate::http::{RequestBody, full};
+use crate::store::{Precondition, StoreError};
+
+/// Names of one request.
+pub(super) const MAX_DELETES: usize = 10_000;
+/// Longest body: so many names, each as long as may be and percent-encoded.
+const MAX_BODY: usize = 8 << 20;
+
+/// What became of the names.
+#[derive(Default)]
+pub(super) struct Deleted {
+    deleted: usize,
+    pub(super) not_found: usize,
+    errors: Vec<(String, String)>,
+    denied: bool,
+}
+
+impl Deleted {
+    pub(super) fn failed(&mut self, target: &Target, status: StatusCode, what: &str) {
+        let name = [Some(&target.container), Some(&target.object)]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .fold(String::new(), |path, name| format!("{path}/{name}"));
+        let encoded = percent_encoding::utf8_percent_encode(&name, super::error::PATH).to_string();
+        self.denied |= status == StatusCode::UNAUTHORIZED;
+        self.errors.push((encoded, format!("{} {what}", status.as_u16())));
+    }
+
+    /// The report, in the form that the request accepts. The status of the request itself is 200.
+    pub(super) fn answer(self, call: &Call) -> Answer {
+        let format = Format::of(call).unwrap_or(Format::Text);
+        let status = if self.denied {
+            "401 Unauthorized"
+        } else if !self.errors.is_empty() {
+            "400 Bad Request"
+        } else if self.deleted == 0 && self.not_found > 0 {
+            "404 Not Found"
+        } else {
+            "200 OK"
+        };
+        let body = match format {
+            Format::Json => json!({
+                "Number Deleted": self.deleted,
+                "Number Not Found": self.not_found,
+                "Response Status": status,
+                "Response Body": "",
+                "Errors": self.errors,
+            })
+            .to_string(),
+            Format::Text | Format::Xml => {
+                let errors = self.errors.iter().map(|(name, what)| format!("{name}, {what}\n"));
+                format!(
+                    "Number Deleted: {}\nNumber Not Found: {}\nResponse Body: \nResponse Status: {status}\nErrors:\n{}",
+                    self.deleted,
+                    self.not_found,
+                    errors.collect::<String>()
+                )
+            }
+        };
+        let content_type = if format == Format::Json { "application/json" } else { "text/plain" };
+        let builder =
+            Response::builder().header("content-type", content_type).header("content-length", body.len());
+        Ok(builder.body(full(body))?)
+    }
+}
+
+impl SwiftFront {
+    pub(super) fn is_bulk_delete(&self, call: &Call) -> bool {
+        call.query.has("bulk-delete") && matches!(call.method, Method::POST | Method::DELETE)
+    }
+
+    pub(super) async fn bulk_delete(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        if call.principal.is_none() {
+            return Err(super::auth::denied(call));
+        }
+        let too_large = || SwiftError::status(StatusCode::PAYLOAD_TOO_LARGE);
+        let text = body.collect_up_to(MAX_BODY).await?.ok_or_else(too_large)?;
+        let text = String::from_utf8(text.to_vec()).map_err(|_| SwiftError::precondition("Invalid UTF8"))?;
+        let names: Vec<&str> = text.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+        if names.is_empty() {
+            return Err(SwiftError::bad_request("Invalid bulk delete: no names."));
+        }
+        if names.len() > MAX_DELETES {
+            return Err(SwiftError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("Maximum Bulk Deletes: {MAX_DELETES} per request"),
+            ));
+        }
+        let mut report = Deleted::default();
+        for name in names {
+            let Some(path) = decode(name) else {
+                report.errors.push((name.to_owned(), "412 Precondition Failed".into()));
+                continue;
+            };
+            let mut parts = path.trim_start_matches('/').splitn(2, '/').map(str::to_owned);
+            let container = parts.next().filter(|name| !name.is_empty());
+            let object = parts.next().filter(|name| !name.is_empty());
+            let target = Target { account: call.account().to_owned(), container, object };
+            if target.container.is_none() || target.check_lengths().is_err() {
+                report.failed(&target, StatusCode::BAD_REQUEST, "Bad Request");
+                continue;
+            }
+            self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
+        }
+        report.answer(call)
+    }
+
+    /// Deletes what one name of a bulk request names.
+    pub(super) async fn delete_one(&self, call: &Call, report: &mut Deleted) {
+        match self.try_delete(call).await {
+            Ok(()) => report.deleted += 1,
+            Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
+            Err(error) => {
+                let code = error.code();
+                report.failed(&call.target, code, code.canonical_reason().unwrap_or(""));
+            }
+        }
+    }
+
+    async fn try_delete(&self, call: &Call) -> Result<(), SwiftError> {
+        let Some(path) = call.target.object_path() else {
+            self.container_for(call, Want::Own).await?;
+            return Ok(self.store.delete_container(call.account(), call.container()).await?);
+        };
+        let info = self.container_for(call, Want::Write).await?;
+        match self.store.delete_object(&path, info.directory.policy, Precondition::None).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Containers: `/v1/{account}/{container}`.
+
+use http::{Method, Response, StatusCode};
+use kodiak_storage_api::{DirectoryInfo, PolicyIndex};
+
+use super::SwiftFront;
+use super::account::{check_merged, done};
+use super::auth::Want;
+use super::call::Call;
+use super::error::{Answer, SwiftError};
+use super::listing::{self, Format, Listed};
+use super::metadata::{self, Kind};
+use crate::http::http_date;
+use crate::store::StoreError;
+
+impl SwiftFront {
+    pub(super) async fn container(&self, call: &Call) -> Answer {
+        match call.method {
+            Method::GET | Method::HEAD => self.read_container(call).await,
+            Method::PUT => self.put_container(call).await,
+            Method::POST => self.post_container(call).await,
+            Method::DELETE => self.delete_container(call).await,
+            _ => Err(SwiftError::status(StatusCode::METHOD_NOT_ALLOWED)),
+        }
+    }
+
+    async fn read_container(&self, call: &Call) -> Answer {
+        let format = Format::of(call)?;
+        let info = self.container_for(call, Want::List).await?;
+        let query = listing::query(call)?;
+        let entries = if call.is_head() {
+            Vec::new()
+        } else {
+            let page = self.store.list_objects(call.account(), call.container(), query).await?;
+            let mut entries = page.entries;
+            listing::drop_prefixes(call, &mut entries);
+            entries
+        };
+        let builder = self.container_headers(&info, call.by_owner());
+        listing::answer(builder, format, (Listed::Objects, call.container()), &entries, call.is_head())
+    }
+
+    fn container_headers(&self, info: &DirectoryInfo, owner: bool) -> http::response::Builder {
+        let directory = &info.directory;
+        let newest = directory.headers.values().map(|held| held.timestamp).max();
+        let modified = newest.map_or(directory.created, |newest| newest.max(directory.created));
+        let mut builder = Response::builder()
+            .header("x-container-object-count", info.stats.rows)
+            .header("x-container-bytes-used", info.stats.bytes)
+            .header("x-timestamp", directory.created.to_string())
+            .header("last-modified", http_date(modified))
+            .header("x-storage-policy", self.policy_name(directory.policy))
+            .header("accept-ranges", "bytes");
+        for (name, held) in directory.headers.iter().filter(|(_, held)| !held.value.is_empty()) {
+            let owners =
+                ["x-container-read", "x-container-write", "x-container-sync-key", "x-container-sync-to"];
+            let shown = match name.as_str() {
+                name if name.starts_with("x-container-meta-temp-url-key") => owner,
+                name if name.starts_with("x-container-meta-") => true,
+                name => owner && owners.contains(&name),
+            };
+            if shown {
+                builder = builder.header(name, held.value.as_bytes());
+            }
+        }
+        builder
+    }
+
+    async fn put_container(&self, call: &Call) -> Answer {
+        self.require_owner(call)?;
+        let changes = self.container_changes(call)?;
+        let wanted = call.header("x-storage-policy").filter(|name| !name.is_empty());
+        let policy =
+            match wanted {
+                Some(name) => Some(self.policy_index(name).ok_or_else(|| {
+                    SwiftError::bad_request("Invalid X-Storage-Policy header, no such policy")
+                })?),
+                None => None,
+            };
+        match self.store.container(call.account(), call.container()).await {
+            Ok(info) => {
+                if policy.is_some_and(|policy| policy != info.directory.policy) {
+                    return Err(SwiftError::status(StatusCode::CONFLICT));
+                }
+                check_merged(&info, Kind::Container, &changes)?;
+            }
+            Err(StoreError::NoContainer) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let policy = policy.unwrap_or(PolicyIndex(0));
+        let created = self.store.create_container(call.account(), call.container(), policy, changes).await?.1;
+        done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })
+    }
+
+    async fn post_container(&self, call: &Call) -> Answer {
+        let info = self.container_for(call, Want::Own).await?;
+        let changes = self.container_changes(call)?;
+        check_merged(&info, Kind::Container, &changes)?;
+        self.store.update_container(call.account(), call.container(), changes).await?;
+        done(StatusCode::NO_CONTENT)
+    }
+
+    async fn delete_container(&self, call: &Call) -> Answer {
+        self.container_for(call, Want::Own).await?;
+        self.store.delete_container(call.account(), call.container()).await?;
+        done(StatusCode::NO_CONTENT)
+    }
+
+    fn container_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
+        metadata::check(&call.headers, Kind::Container)?;
+        metadata::directory_changes(&call.headers, Kind::Container, true)
+    }
+}

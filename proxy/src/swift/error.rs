@@ -1,0 +1,137 @@
+//! Swift's error answers.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use crate::http::{RequestBodyError, ResponseBody, full};
+use crate::store::StoreError;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(super) struct SwiftError {
+    status: StatusCode,
+    /// Plain text in place of the page that goes with the status.
+    message: Option<Cow<'static, str>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+pub(super) type Answer = Result<Response<ResponseBody>, SwiftError>;
+
+impl SwiftError {
+    /// The status with its usual page.
+    pub(super) fn status(status: StatusCode) -> SwiftError {
+        SwiftError { status, message: None, headers: Vec::new() }
+    }
+
+    /// The status with an explanation.
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> SwiftError {
+        SwiftError { status, message: Some(message.into()), headers: Vec::new() }
+    }
+
+    pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> SwiftError {
+        SwiftError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(super) fn not_found() -> SwiftError {
+        SwiftError::status(StatusCode::NOT_FOUND)
+    }
+
+    pub(super) fn precondition(message: impl Into<Cow<'static, str>>) -> SwiftError {
+        SwiftError::new(StatusCode::PRECONDITION_FAILED, message)
+    }
+
+    pub(super) fn with(mut self, name: HeaderName, value: &str) -> SwiftError {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.push((name, value));
+        }
+        self
+    }
+
+    pub(super) fn code(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn into_response(self) -> Response<ResponseBody> {
+        let (text, content_type) = match self.message {
+            Some(message) => (message.into_owned(), "text/plain; charset=UTF-8"),
+            None => (page(self.status), "text/html; charset=UTF-8"),
+        };
+        let body = if self.status == StatusCode::NOT_MODIFIED { String::new() } else { text };
+        let length = body.len();
+        let mut response = Response::new(full(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        response
+    }
+}
+
+fn page(status: StatusCode) -> String {
+    let explanation = match status {
+        StatusCode::UNAUTHORIZED => "A valid token is needed to access this.",
+        StatusCode::FORBIDDEN => "Access was denied to this resource.",
+        StatusCode::NOT_FOUND => "The resource could not be found.",
+        StatusCode::CONFLICT => "There was a conflict with the present state of the resource.",
+        StatusCode::PRECONDITION_FAILED => "A precondition of this request does not hold.",
+        StatusCode::UNPROCESSABLE_ENTITY => "The instructions could not be processed.",
+        StatusCode::PAYLOAD_TOO_LARGE => "The body of the request is too large.",
+        StatusCode::SERVICE_UNAVAILABLE => "The service cannot answer now. Try again later.",
+        StatusCode::INSUFFICIENT_STORAGE => "There is no room to store this.",
+        _ => "",
+    };
+    let reason = status.canonical_reason().unwrap_or("Error");
+    format!("<html><h1>{reason}</h1><p>{explanation}</p></html>")
+}
+
+impl From<StoreError> for SwiftError {
+    fn from(error: StoreError) -> SwiftError {
+        let status = match &error {
+            StoreError::NoAccount | StoreError::NoContainer | StoreError::NoObject => StatusCode::NOT_FOUND,
+            StoreError::NotEmpty | StoreError::Conflict(_) => StatusCode::CONFLICT,
+            StoreError::Refused(_) => StatusCode::BAD_REQUEST,
+            StoreError::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::Corrupt(what) => {
+                tracing::error!(what, "stored data is damaged");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            StoreError::Overloaded | StoreError::Unavailable(_) => {
+                tracing::warn!(%error, "not available");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        match error {
+            StoreError::Refused(why) => SwiftError::new(status, why),
+            _ => SwiftError::status(status),
+        }
+    }
+}
+
+impl From<RequestBodyError> for SwiftError {
+    fn from(error: RequestBodyError) -> SwiftError {
+        match error {
+            RequestBodyError::TimedOut => SwiftError::status(StatusCode::REQUEST_TIMEOUT),
+            // Swift's own number for a client that went away.
+            RequestBodyError::CutShort => {
+                SwiftError::status(StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST))
+            }
+        }
+    }
+}
+
+/// An answer was to be made with a header that cannot be one: a bug, or a damaged record.
+impl From<http::Error> for SwiftError {
+    fn from(error: http::Error) -> SwiftError {
+        tracing::error!(%error, "an answer could not be made");
+        SwiftError::status(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// What is percent-encoded in paths that answers name.
+pub(super) const PATH: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');

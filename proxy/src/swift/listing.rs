@@ -1,0 +1,207 @@
+//! Listings as plain text, JSON and XML.
+
+use http::StatusCode;
+use kodiak_storage_api::{Entry, ListQuery, Row, Timestamp};
+use quick_xml::escape::escape;
+use serde_json::{Map, Value, json};
+
+use super::call::Call;
+use super::error::{Answer, SwiftError};
+use crate::http::{empty, full, iso_date};
+
+/// Most entries of one page.
+pub(super) const PAGE: usize = 10_000;
+
+/// A listing's form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Format {
+    Text,
+    Json,
+    Xml,
+}
+
+impl Format {
+    /// From `format=`, else from `Accept`.
+    pub(super) fn of(call: &Call) -> Result<Format, SwiftError> {
+        match call.query.get("format") {
+            Some(format) if format.eq_ignore_ascii_case("json") => return Ok(Format::Json),
+            Some(format) if format.eq_ignore_ascii_case("xml") => return Ok(Format::Xml),
+            Some(_) => return Ok(Format::Text),
+            None => {}
+        }
+        let Some(accept) = call.header("accept") else { return Ok(Format::Text) };
+        let mut best: Option<(f32, Format)> = None;
+        for element in accept.split(',') {
+            let mut parts = element.split(';').map(str::trim);
+            let range = parts.next().unwrap_or("");
+            if !range.contains('/') {
+                return Err(SwiftError::bad_request("Invalid Accept header"));
+            }
+            let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse);
+            let quality: f32 = quality.map_err(|_| SwiftError::bad_request("Invalid Accept header"))?;
+            let format = match range {
+                "text/plain" | "text/*" | "*/*" => Format::Text,
+                "application/json" | "application/*" => Format::Json,
+                "application/xml" | "text/xml" => Format::Xml,
+                _ => continue,
+            };
+            if best.is_none_or(|(held, _)| quality > held) {
+                best = Some((quality, format));
+            }
+        }
+        best.map(|(_, format)| format).ok_or_else(|| SwiftError::status(StatusCode::NOT_ACCEPTABLE))
+    }
+
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; charset=utf-8",
+            Format::Json => "application/json; charset=utf-8",
+            Format::Xml => "application/xml; charset=utf-8",
+        }
+    }
+}
+
+/// The page that a request asks for.
+pub(super) fn query(call: &Call) -> Result<ListQuery, SwiftError> {
+    let limit = match call.query.text("limit") {
+        None => PAGE,
+        Some(text) => match text.parse::<usize>() {
+            Ok(limit) if limit <= PAGE => limit,
+            Ok(_) => return Err(SwiftError::precondition(format!("Maximum limit is {PAGE}"))),
+            Err(_) => PAGE,
+        },
+    };
+    let mut query = ListQuery {
+        prefix: call.query.text("prefix").unwrap_or_default(),
+        delimiter: call.query.text("delimiter"),
+        marker: call.query.text("marker"),
+        end_marker: call.query.text("end_marker"),
+        limit,
+        reverse: call.query.is_true("reverse"),
+        tombstones: false,
+    };
+    if let Some(path) = call.query.get("path") {
+        // The older way to ask for one pseudo-folder.
+        query.prefix =
+            if path.is_empty() { String::new() } else { format!("{}/", path.trim_end_matches('/')) };
+        query.delimiter = Some("/".into());
+    }
+    Ok(query)
+}
+
+/// With `path=`, only objects directly in the pseudo-folder are shown.
+pub(super) fn drop_prefixes(call: &Call, entries: &mut Vec<Entry>) {
+    if call.query.has("path") {
+        entries.retain(|entry| matches!(entry, Entry::Row(_)));
+    }
+}
+
+/// What a listing shows of one container.
+fn container_value(row: &Row) -> Value {
+    let created = row.extra("created").and_then(|micros| micros.parse().ok());
+    let at = created.map_or(row.timestamp, |micros| Timestamp::from_micros(micros, 0));
+    json!({ "name": row.name, "count": row.objects, "bytes": row.bytes, "last_modified": iso_date(at) })
+}
+
+/// Fields of a row that a listing shows by another name or not at all.
+const HIDDEN: [&str; 1] = ["slo_bytes"];
+
+/// What a listing shows of one object.
+fn object_value(row: &Row) -> Value {
+    let mut value = Map::new();
+    let bytes = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(row.bytes);
+    value.insert("name".into(), json!(row.name));
+    value.insert("hash".into(), json!(row.etag));
+    value.insert("bytes".into(), json!(bytes));
+    value.insert("content_type".into(), json!(row.content_type));
+    value.insert("last_modified".into(), json!(iso_date(row.timestamp)));
+    for (name, field) in
+        row.extra.iter().filter(|(name, _)| !HIDDEN.contains(&name.as_str()) && !name.starts_with('-'))
+    {
+        let shown =
+            if name == "symlink_bytes" { json!(field.parse::<u64>().unwrap_or(0)) } else { json!(field) };
+        value.insert(name.clone(), shown);
+    }
+    Value::Object(value)
+}
+
+/// What is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Listed {
+    Containers,
+    Objects,
+}
+
+/// The answer with a page. `builder` has the directory's headers.
+pub(super) fn answer(
+    builder: http::response::Builder,
+    format: Format,
+    (listed, name): (Listed, &str),
+    entries: &[Entry],
+    head: bool,
+) -> Answer {
+    let builder = builder.header("content-type", format.content_type()).header("vary", "Accept");
+    let body = match format {
+        Format::Text => text(entries),
+        Format::Json => Value::Array(entries.iter().map(|entry| value(listed, entry)).collect()).to_string(),
+        Format::Xml => xml(listed, name, entries),
+    };
+    if head || (format == Format::Text && entries.is_empty()) {
+        let length = if head && format != Format::Text { body.len() } else { 0 };
+        return Ok(builder.status(StatusCode::NO_CONTENT).header("content-length", length).body(empty())?);
+    }
+    Ok(builder.status(StatusCode::OK).header("content-length", body.len()).body(full(body))?)
+}
+
+fn value(listed: Listed, entry: &Entry) -> Value {
+    match (entry, listed) {
+        (Entry::Prefix(prefix), _) => json!({ "subdir": prefix }),
+        (Entry::Row(row), Listed::Containers) => container_value(row),
+        (Entry::Row(row), Listed::Objects) => object_value(row),
+    }
+}
+
+fn text(entries: &[Entry]) -> String {
+    let mut out = String::with_capacity(entries.iter().map(|entry| entry.name().len() + 1).sum());
+    for entry in entries {
+        out.push_str(entry.name());
+        out.push('\n');
+    }
+    out
+}
+
+fn xml(listed: Listed, name: &str, entries: &[Entry]) -> String {
+    let (root, item) = match listed {
+        Listed::Containers => ("account", "container"),
+        Listed::Objects => ("container", "object"),
+    };
+    let mut out =
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{root} name=\"{}\">", attribute(name));
+    for entry in entries {
+        if let Entry::Prefix(prefix) = entry {
+            let (quoted, text) = (attribute(prefix), escape_text(prefix));
+            out.push_str(&format!("<subdir name=\"{quoted}\"><name>{text}</name></subdir>"));
+            continue;
+        }
+        out.push_str(&format!("<{item}>"));
+        let fields = value(listed, entry);
+        for (field, value) in fields.as_object().into_iter().flatten() {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            out.push_str(&format!("<{field}>{}</{field}>", escape_text(&value)));
+        }
+        out.push_str(&format!("</{item}>"));
+    }
+    out.push_str(&format!("</{root}>"));
+    out
+}
+
+/// Control characters cannot stand in XML 1.0, not even escaped.
+fn escape_text(text: &str) -> String {
+    let clean: String =
+        text.chars().map(|c| if c < ' ' && !"\t\n\r".contains(c) { '\u{fffd}' } else { c }).collect();
+    escape(&clean).into_owned()
+}
+
+fn attribute(text: &str) -> String {
+    escape_text(text).replace('\n', "&#10;").replace('\r', "&#13;").replace('\t', "&#9;")
+}

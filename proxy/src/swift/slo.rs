@@ -1,0 +1,134 @@
+//! Static large objects: reading the manifest itself, and deleting it with its segments.
+
+use http::{Method, StatusCode};
+use kodiak_storage_api::ObjectPath;
+use serde_json::{Value, json};
+
+use super::SwiftFront;
+use super::auth::Want;
+use super::bulk::{Deleted, MAX_DELETES};
+use super::call::{Call, Target};
+use super::error::{Answer, SwiftError};
+use super::object::{self, record_headers};
+use crate::http::{empty, full};
+use crate::large::{self, ManifestEntry};
+use crate::store::OpenObject;
+
+impl SwiftFront {
+    /// `?multipart-manifest=get`: the manifest in the form that a listing has, or with `format=raw` in
+    /// the form that a PUT takes.
+    pub(super) async fn slo_manifest(&self, call: &Call, object: &OpenObject) -> Answer {
+        let record = object.record();
+        let entries = large::parse(&large::whole(object).await?)?;
+        let account = object.path().account();
+        let raw = call.query.get("format") == Some("raw");
+        let shown = entries
+            .iter()
+            .map(|entry| if raw { raw_entry(entry, account) } else { listed_entry(entry, account) });
+        let body = Value::Array(shown.collect()).to_string();
+        // The stored object is this manifest, so its ETag goes with it.
+        let etag = if raw { hex::encode(md5_simd::digest(body.as_bytes())) } else { record.etag.clone() };
+        let builder = record_headers(record)
+            .header("etag", etag)
+            .header("content-type", "application/json; charset=utf-8")
+            .header("content-length", body.len());
+        Ok(builder.body(if call.is_head() { empty() } else { full(body) })?)
+    }
+
+    /// `?multipart-manifest=delete`: the segments, and then the manifest.
+    pub(super) async fn delete_slo(&self, call: &Call) -> Answer {
+        let info = self.container_for(call, Want::Write).await?;
+        let object = self.open(call, info.directory.policy).await;
+        let mut report = Deleted::default();
+        match object {
+            Ok(object) if object.record().header(large::STATIC).is_some() => {
+                let mut paths = Vec::new();
+                self.collect_segments(&object, &mut paths, 0).await?;
+                paths.push(object.path().clone());
+                for path in paths {
+                    let target = Target {
+                        account: path.account().into(),
+                        container: Some(path.container().into()),
+                        object: Some(path.object().into()),
+                    };
+                    self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
+                }
+            }
+            Ok(_) => report.failed(&call.target, StatusCode::BAD_REQUEST, "Not an SLO manifest"),
+            Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
+            Err(error) => return Err(error),
+        }
+        report.answer(call)
+    }
+
+    /// Names all segments, those of nested manifests too.
+    async fn collect_segments(
+        &self,
+        object: &OpenObject,
+        paths: &mut Vec<ObjectPath>,
+        depth: usize,
+    ) -> Result<(), SwiftError> {
+        for entry in large::parse(&large::whole(object).await?)? {
+            let Ok(path) = ObjectPath::parse(entry.name.trim_start_matches('/')) else { continue };
+            if entry.sub_slo && depth < 10 {
+                let container = self.store.container(path.account(), path.container()).await;
+                if let Ok(info) = container
+                    && let Ok(nested) = self.store.open(&path, info.directory.policy).await
+                    && nested.record().header(large::STATIC).is_some()
+                {
+                    Box::pin(self.collect_segments(&nested, paths, depth + 1)).await?;
+                }
+            }
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+            if paths.len() > MAX_DELETES {
+                return Err(SwiftError::bad_request("Too many buffered slo segments to delete."));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn get_whole(&self, call: &Call, object: &OpenObject) -> Answer {
+        match self.large_object(call, object).await? {
+            Some(large) => self.get_large(call, object.record(), large).await,
+            None => object::answer(call, object.record(), &object.record().etag, object),
+        }
+    }
+}
+
+fn shown_name(entry: &ManifestEntry, account: &str) -> String {
+    entry.name.strip_prefix(&format!("/{account}")).unwrap_or(&entry.name).to_owned()
+}
+
+fn listed_entry(entry: &ManifestEntry, account: &str) -> Value {
+    if let Some(data) = &entry.data {
+        return json!({ "data": data });
+    }
+    let mut value = json!({
+        "name": shown_name(entry, account),
+        "hash": entry.hash,
+        "bytes": entry.bytes,
+        "content_type": entry.content_type,
+        "last_modified": entry.last_modified,
+    });
+    if let Some(range) = &entry.range {
+        value["range"] = json!(range);
+    }
+    if entry.sub_slo {
+        value["sub_slo"] = json!(true);
+    }
+    value
+}
+
+fn raw_entry(entry: &ManifestEntry, account: &str) -> Value {
+    if let Some(data) = &entry.data {
+        return json!({ "data": data });
+    }
+    let mut value =
+        json!({ "path": shown_name(entry, account), "etag": entry.hash, "size_bytes": entry.bytes });
+    if let Some(range) = &entry.range {
+        value["range"] = json!(range);
+    }
+    value
+}
