@@ -65,6 +65,9 @@ impl Fronts {
             || query.contains("AWSAccessKeyId=");
         let of_swift = ["/v1/", "/v1.0/", "/auth/"].iter().any(|prefix| path.starts_with(prefix))
             || matches!(path, "/v1" | "/info" | "/healthcheck" | "/auth");
+        let with_token =
+            ["x-auth-token", "x-storage-token"].iter().any(|name| request.headers().contains_key(*name));
+        let of_swift = of_swift || with_token;
         if of_swift && !signed && !presigned { &self.swift } else { &self.s3 }
     }
 }
@@ -129,6 +132,8 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(shared.settings.header_timeout))
         .max_headers(MAX_HEADERS)
+        // Some clients compare header names by case.
+        .title_case_headers(true)
         .max_buf_size(READ_BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);

@@ -25,7 +25,10 @@ pub struct RequestedRanges(Vec<(Option<u64>, Option<u64>)>);
 impl RequestedRanges {
     /// Reads a header; none if it is not a list of byte ranges, which means: ignore it.
     pub fn parse(text: &str) -> Option<RequestedRanges> {
-        let list = text.trim().strip_prefix("bytes=")?;
+        let (unit, list) = text.split_once('=')?;
+        if !unit.trim().eq_ignore_ascii_case("bytes") {
+            return None;
+        }
         let mut ranges = Vec::new();
         for part in list.split(',') {
             let part = part.trim();

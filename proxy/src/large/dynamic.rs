@@ -28,7 +28,7 @@ pub(super) async fn open(
         Err(error) => return Err(error),
     };
     if readable.is_some_and(|(allowed, _)| !allowed) {
-        return Err(StoreError::Refused("the segments may not be read".into()));
+        return Err(StoreError::Denied);
     }
     let mut query = ListQuery { prefix: prefix.to_owned(), limit: PAGE, ..ListQuery::default() };
     while readable.is_some() {

@@ -87,6 +87,18 @@ impl Segments {
         Segments::new(store, access, entries.into_iter().filter_map(piece).collect(), depth)
     }
 
+    /// How many pieces.
+    pub fn parts(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The bytes that piece `number`, from 1, is of the whole.
+    pub fn part(&self, number: usize) -> Option<Range<u64>> {
+        let index = number.checked_sub(1)?;
+        let start: u64 = self.pieces.get(..index)?.iter().map(Piece::length).sum();
+        Some(start..start + self.pieces.get(index)?.length())
+    }
+
     /// Opens the first piece of a range, so that a large object that cannot be read is refused before
     /// its answer has begun.
     pub async fn check(&self, start: u64) -> Result<(), StoreError> {
@@ -114,7 +126,7 @@ impl Segments {
     async fn open(&self, segment: &Segment) -> Result<OpenObject, StoreError> {
         let info = self.store.container(segment.path.account(), segment.path.container()).await?;
         if !(self.access)(&info.directory) {
-            return Err(StoreError::Refused("a segment may not be read".into()));
+            return Err(StoreError::Denied);
         }
         let object = self.store.open(&segment.path, info.directory.policy).await?;
         let record = object.record();

@@ -28,7 +28,7 @@ const ABSENT: [(&str, &str); 9] = [
     ("ownershipControls", "OwnershipControlsNotFoundError"),
 ];
 /// Subresources that are not done at all.
-const UNDONE: [&str; 12] = [
+const UNDONE: [&str; 11] = [
     "accelerate",
     "analytics",
     "intelligent-tiering",
@@ -39,7 +39,6 @@ const UNDONE: [&str; 12] = [
     "policyStatus",
     "publicAccessBlock",
     "requestPayment",
-    "versions",
     "session",
 ];
 
@@ -76,6 +75,7 @@ impl S3Front {
         }
         match call.method {
             Method::GET if call.has("uploads") => self.list_uploads(call).await,
+            Method::GET if call.has("versions") => self.list_versions(call).await,
             Method::GET if call.query("list-type") == Some("2") => self.list_v2(call).await,
             Method::GET => self.list_v1(call).await,
             Method::HEAD => self.head_bucket(call).await,

@@ -3,7 +3,7 @@
 //! Source: the S3 API's "Signature Calculations for the Authorization Header: Transferring Payload in
 //! Multiple Chunks", and the same with trailing headers.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -225,7 +225,7 @@ pub(super) fn decode(mut decoder: ChunkedDecoder, body: &[u8], cut: usize) -> Re
     let mut out = Vec::new();
     for piece in body.chunks(cut.max(1)) {
         let mut input = Bytes::copy_from_slice(piece);
-        while input.has_remaining() {
+        while !input.is_empty() {
             if let Some(content) = decoder.next(&mut input)? {
                 out.extend_from_slice(&content);
             }

@@ -151,6 +151,7 @@ impl From<StoreError> for S3Error {
                 "A newer write of the object exists.",
             ),
             StoreError::Refused(why) => S3Error::new(StatusCode::CONFLICT, "OperationAborted", why),
+            StoreError::Denied => S3Error::access_denied(),
             StoreError::Full => S3Error::no_room(),
             StoreError::Corrupt(what) => {
                 tracing::error!(what, "stored data is damaged");

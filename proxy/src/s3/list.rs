@@ -60,7 +60,9 @@ impl<'a> Listing<'a> {
     fn entries(&self, xml: &mut Xml, page: &Page, with_owner: bool) {
         for entry in &page.entries {
             if let Entry::Row(row) = entry {
-                self.contents(xml, row, with_owner);
+                xml.open("Contents");
+                self.fields(xml, row, with_owner);
+                xml.close("Contents");
             }
         }
         for entry in &page.entries {
@@ -72,8 +74,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn contents(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
-        xml.open("Contents");
+    fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
         xml.element("Key", &self.text(&row.name));
         xml.element("LastModified", &iso_millis(row.timestamp));
         let etag = row.extra("slo_etag").map_or(row.etag.as_str(), |etag| etag.trim_matches('"'));
@@ -88,7 +89,6 @@ impl<'a> Listing<'a> {
         if with_owner {
             owner(xml, "Owner", self.call);
         }
-        xml.close("Contents");
     }
 }
 
@@ -143,6 +143,42 @@ impl S3Front {
         }
         listing.entries(&mut xml, &page, call.query("fetch-owner") == Some("true"));
         xml.answer("ListBucketResult")
+    }
+}
+
+impl S3Front {
+    /// ListObjectVersions: buckets are not versioned, so each object is its own only version.
+    pub(super) async fn list_versions(&self, call: &Call) -> Answer {
+        let listing = Listing::of(call)?;
+        let marker = call.query("key-marker").unwrap_or("");
+        let page = self.page(&listing, Some(marker.to_owned())).await?;
+        let mut xml = Xml::root("ListVersionsResult");
+        listing.head(&mut xml, page.truncated);
+        xml.element("KeyMarker", &listing.text(marker));
+        xml.element("VersionIdMarker", call.query("version-id-marker").unwrap_or(""));
+        if page.truncated
+            && let Some(last) = page.entries.last()
+        {
+            xml.element("NextKeyMarker", &listing.text(last.name()));
+            xml.element("NextVersionIdMarker", "null");
+        }
+        for entry in &page.entries {
+            match entry {
+                Entry::Row(row) => {
+                    xml.open("Version");
+                    xml.element("VersionId", "null");
+                    xml.element("IsLatest", "true");
+                    listing.fields(&mut xml, row, true);
+                    xml.close("Version");
+                }
+                Entry::Prefix(prefix) => {
+                    xml.open("CommonPrefixes");
+                    xml.element("Prefix", &listing.text(prefix));
+                    xml.close("CommonPrefixes");
+                }
+            }
+        }
+        xml.answer("ListVersionsResult")
     }
 }
 

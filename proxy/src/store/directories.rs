@@ -72,9 +72,10 @@ impl Store {
         let path = format!("{account}/{container}");
         let key = self.map.container(&path);
         let change = DirectoryChange::Create { policy, headers };
+        let _lock = self.locks.lock(key.hash).await;
         let (info, created) = self.change(self.map.container_replicas(key), key, &path, change).await?;
         if created {
-            self.write_account_row(account, container_row(container, &info), RowDurability::Synced).await?;
+            self.write_account_row(account, self.container_row(container, &info)).await?;
         }
         Ok((info, created))
     }
@@ -104,40 +105,50 @@ impl Store {
         self.container(account, container).await?;
         let path = format!("{account}/{container}");
         let key = self.map.container(&path);
-        let change = self.change(self.map.container_replicas(key), key, &path, DirectoryChange::Delete);
-        let (info, _) = change.await?;
-        let row = Row::tombstone(container.to_owned(), info.directory.deleted);
-        self.write_account_row(account, row, RowDurability::Synced).await
+        let _lock = self.locks.lock(key.hash).await;
+        self.change(self.map.container_replicas(key), key, &path, DirectoryChange::Delete).await?;
+        let row = Row::tombstone(container.to_owned(), self.clock.now());
+        self.write_account_row(account, row).await
     }
 
     /// Gives the account a container's totals.
     pub(super) async fn report_totals(&self, info: &DirectoryInfo) -> Result<(), StoreError> {
         let Some((account, container)) = info.directory.name.split_once('/') else { return Ok(()) };
-        if !info.directory.exists() {
-            return Ok(());
-        }
-        let mut row = container_row(container, info);
-        // Later totals have later timestamps, and the deletion of the container a later one still.
-        row.timestamp = self.clock.now();
-        if self.container(account, container).await.is_err() {
-            return Ok(());
-        }
-        match self.write_account_row(account, row, RowDurability::Synced).await {
+        let _lock = self.locks.lock(self.map.container(&info.directory.name).hash).await;
+        let info = match self.container(account, container).await {
+            Ok(info) => info,
+            Err(StoreError::NoContainer) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.write_account_row(account, self.container_row(container, &info)).await {
             Err(StoreError::NoAccount) => Ok(()),
             other => other,
         }
     }
 
-    async fn write_account_row(
-        &self,
-        account: &str,
-        row: Row,
-        durability: RowDurability,
-    ) -> Result<(), StoreError> {
+    /// The row that shows a container in its account. Made, as every change of that row, under the
+    /// container's lock: so the order of rows' timestamps is the order of what they show.
+    fn container_row(&self, container: &str, info: &DirectoryInfo) -> Row {
+        Row {
+            name: container.to_owned(),
+            timestamp: self.clock.now(),
+            deleted: false,
+            objects: info.stats.rows,
+            bytes: info.stats.bytes,
+            etag: String::new(),
+            content_type: String::new(),
+            extra: vec![
+                ("created".into(), info.directory.created.micros().to_string()),
+                ("policy".into(), info.directory.policy.0.to_string()),
+            ],
+        }
+    }
+
+    async fn write_account_row(&self, account: &str, row: Row) -> Result<(), StoreError> {
         let key = self.map.account(account);
         let write = |_, replica: Replica| {
             let rows = vec![row.clone()];
-            async move { replica.node.write_rows(replica.device, key, rows, durability).await }
+            async move { replica.node.write_rows(replica.device, key, rows, RowDurability::Synced).await }
         };
         let written = quorum::write(self.map.account_replicas(key), write).await;
         written.map(drop).map_err(|error| as_account(error.into()))
@@ -196,19 +207,6 @@ fn merge(infos: impl Iterator<Item = DirectoryInfo>) -> Option<DirectoryInfo> {
         }
         a
     })
-}
-
-fn container_row(container: &str, info: &DirectoryInfo) -> Row {
-    Row {
-        name: container.to_owned(),
-        timestamp: info.directory.created,
-        deleted: false,
-        objects: info.stats.rows,
-        bytes: info.stats.bytes,
-        etag: String::new(),
-        content_type: String::new(),
-        extra: vec![("created".into(), info.directory.created.micros().to_string())],
-    }
 }
 
 fn as_account(error: StoreError) -> StoreError {

@@ -26,6 +26,9 @@ pub enum StoreError {
     /// The object may not be changed in this way; a front's own rule.
     #[error("{0}")]
     Refused(String),
+    /// The asker may not read what this object is made of.
+    #[error("a segment may not be read")]
+    Denied,
     /// No room.
     #[error("insufficient storage")]
     Full,

@@ -114,6 +114,7 @@ impl Store {
             Some(StoredVersion { version: Version::Live(record), inline })
                 if record.expires_at.is_none() || !record.expired(self.now()) =>
             {
+                let inline = inline.filter(|_| matches!(record.layout, Layout::Inline));
                 Ok((record, inline))
             }
             _ => Err(StoreError::NoObject),

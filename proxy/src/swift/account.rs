@@ -38,7 +38,13 @@ impl SwiftFront {
             Some(_) if !call.is_head() => self.store.list_containers(call.account(), query).await?.entries,
             _ => Vec::new(),
         };
-        listing::answer(builder, format, (Listed::Containers, call.account()), &entries, call.is_head())
+        listing::answer(
+            builder,
+            format,
+            (Listed::Containers(&self.settings.policies), call.account()),
+            &entries,
+            call.is_head(),
+        )
     }
 
     async fn post_account(&self, call: &Call) -> Answer {

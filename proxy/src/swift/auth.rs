@@ -130,8 +130,7 @@ pub(super) fn denied(call: &Call) -> SwiftError {
 
 pub(super) fn unauthorized(call: Option<&Call>) -> SwiftError {
     let realm = call.map_or("unknown", |call| call.account());
-    // A quote would end the realm.
-    let realm: String = realm.chars().filter(|c| c.is_ascii_graphic() && *c != '"' && *c != '\\').collect();
+    let realm = percent_encoding::utf8_percent_encode(realm, super::error::PATH);
     SwiftError::status(StatusCode::UNAUTHORIZED).with(WWW_AUTHENTICATE, &format!("Swift realm=\"{realm}\""))
 }
 

@@ -7,7 +7,7 @@ use kodiak_storage_api::ObjectPath;
 use percent_encoding::percent_decode_str;
 
 use super::error::SwiftError;
-use crate::http::{RequestContext, header};
+use crate::http::header;
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,11 @@ impl Target {
     /// Reads `/v1/account[/container[/object]]`, percent-encoded.
     pub(super) fn parse(path: &str) -> Result<Target, SwiftError> {
         let rest = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/v1.0/"));
-        let Some(rest) = rest else { return Err(SwiftError::not_found()) };
+        let bad_url = || SwiftError::precondition("Bad URL");
+        let Some(rest) = rest else {
+            let whole = path.trim_start_matches('/').contains('/');
+            return Err(if whole { SwiftError::not_found() } else { bad_url() });
+        };
         let rest = decode(rest).ok_or_else(invalid_utf8)?;
         if rest.contains('\0') {
             return Err(invalid_utf8());
@@ -34,7 +38,11 @@ impl Target {
         let mut names = rest.splitn(3, '/');
         let mut next = || names.next().map(str::to_owned).filter(|name| !name.is_empty());
         let (account, container, object) = (next(), next(), next());
-        let account = account.ok_or_else(|| SwiftError::precondition("Bad URL"))?;
+        let account = match (account, &container, &object) {
+            (Some(account), ..) => account,
+            (None, None, None) => return Err(bad_url()),
+            _ => return Err(SwiftError::not_found()),
+        };
         if container.is_none() && object.is_some() {
             return Err(SwiftError::not_found());
         }
@@ -148,22 +156,17 @@ pub(super) struct Call {
     pub(super) principal: Option<Principal>,
     /// A signed URL has already decided that this request may be.
     pub(super) preauthorized: bool,
-    pub(super) context: RequestContext,
-    /// The encoded path as it came.
-    pub(super) raw_path: String,
 }
 
 impl Call {
-    pub(super) fn parse(parts: Parts, context: RequestContext) -> Result<Call, SwiftError> {
+    pub(super) fn parse(parts: Parts) -> Result<Call, SwiftError> {
         Ok(Call {
             target: Target::parse(parts.uri.path())?,
             query: Query::parse(parts.uri.query().unwrap_or(""))?,
-            raw_path: parts.uri.path().to_owned(),
             method: parts.method,
             headers: parts.headers,
             principal: None,
             preauthorized: false,
-            context,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Containers: `/v1/{account}/{container}`.
 
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
 
 use super::SwiftFront;
 use super::account::{check_merged, done};
@@ -12,6 +12,9 @@ use super::listing::{self, Format, Listed};
 use super::metadata::{self, Kind};
 use crate::http::http_date;
 use crate::store::StoreError;
+
+/// Stored with a container so that its newest header tells when it was last written.
+const MODIFIED: &str = "x-container-sysmeta-modified";
 
 impl SwiftFront {
     pub(super) async fn container(&self, call: &Call) -> Answer {
@@ -32,12 +35,29 @@ impl SwiftFront {
             Vec::new()
         } else {
             let page = self.store.list_objects(call.account(), call.container(), query).await?;
-            let mut entries = page.entries;
-            listing::drop_prefixes(call, &mut entries);
-            entries
+            self.pseudo_folders(call, page.entries).await?
         };
         let builder = self.container_headers(&info, call.by_owner());
         listing::answer(builder, format, (Listed::Objects, call.container()), &entries, call.is_head())
+    }
+
+    /// With `path=`, shows a pseudo-folder by the object that marks it, if there is one, instead of by
+    /// its prefix.
+    async fn pseudo_folders(&self, call: &Call, entries: Vec<Entry>) -> Result<Vec<Entry>, SwiftError> {
+        if !call.query.has("path") {
+            return Ok(entries);
+        }
+        let mut shown = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let Entry::Prefix(prefix) = entry else {
+                shown.push(entry);
+                continue;
+            };
+            let query = ListQuery { prefix: prefix.clone(), limit: 1, ..ListQuery::default() };
+            let first = self.store.list_objects(call.account(), call.container(), query).await?;
+            shown.extend(first.entries.into_iter().filter(|entry| entry.name() == prefix));
+        }
+        Ok(shown)
     }
 
     fn container_headers(&self, info: &DirectoryInfo, owner: bool) -> http::response::Builder {
@@ -108,6 +128,9 @@ impl SwiftFront {
 
     fn container_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
         metadata::check(&call.headers, Kind::Container)?;
-        metadata::directory_changes(&call.headers, Kind::Container, true)
+        let mut changes = metadata::directory_changes(&call.headers, Kind::Container, true)?;
+        // Every PUT and POST is a modification, even one that changes nothing.
+        changes.push((MODIFIED.into(), self.store.now().to_string()));
+        Ok(changes)
     }
 }

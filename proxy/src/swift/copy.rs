@@ -10,6 +10,7 @@ use super::call::{Call, Target, is_true};
 use super::error::{Answer, SwiftError};
 use super::put::{MAX_FILE, check_etag, created_with};
 use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date};
+use crate::large;
 use crate::store::NewObject;
 
 impl SwiftFront {
@@ -36,24 +37,29 @@ impl SwiftFront {
         }
         let from = call.with_target(Method::GET, source.clone());
         let source_info = self.container_for(&from, Want::Read).await?;
-        let info = self.container_for(call, Want::Write).await?;
         let object = self.open(&from, source_info.directory.policy).await?;
+        let info = self.container_for(call, Want::Write).await?;
         let record = object.record().clone();
         let whole_manifest = call.query.get("multipart-manifest") == Some("get");
-        let large = if whole_manifest { None } else { self.large_object(&from, &object).await? };
-        let bytes: &dyn Payload = large.as_ref().map_or(&object as &dyn Payload, |large| &large.segments);
-        let range = source_range(call, &record, bytes)?;
+        let segments = if whole_manifest { None } else { self.large_object(&from, &object).await? };
+        let bytes: &dyn Payload = segments.as_ref().map_or(&object as &dyn Payload, |large| &large.segments);
+        let part = segments.as_ref().zip(call.query.get("part-number").and_then(|part| part.parse().ok()));
+        let range = match part {
+            Some((large, part)) => large
+                .segments
+                .part(part)
+                .ok_or_else(|| SwiftError::status(StatusCode::RANGE_NOT_SATISFIABLE))?,
+            None => source_range(call, &record, bytes)?,
+        };
         if range.end - range.start > MAX_FILE {
             return Err(SwiftError::status(StatusCode::PAYLOAD_TOO_LARGE));
         }
         let mut new = self.copied(call, &record)?;
-        if whole_manifest && record.header("x-static-large-object").is_some() {
-            new.listing = record.listing.clone();
-        } else {
-            new.headers.retain(|(name, _)| {
-                name != "x-static-large-object" && !name.starts_with("x-object-sysmeta-slo")
-            });
+        if whole_manifest && record.header(large::STATIC).is_some() {
+            let entries = large::parse(&large::whole(&object).await?)?;
+            return self.copy_slo(call, &entries, new, &info).await;
         }
+        new.headers.retain(|(name, _)| name != large::STATIC && !name.starts_with("x-object-sysmeta-slo"));
         let path = call.object_path()?;
         let policy = info.directory.policy;
         let condition = self.condition(call, &path, policy).await?;

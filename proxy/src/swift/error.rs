@@ -53,16 +53,16 @@ impl SwiftError {
     }
 
     pub(super) fn into_response(self) -> Response<ResponseBody> {
-        let (text, content_type) = match self.message {
-            Some(message) => (message.into_owned(), "text/plain; charset=UTF-8"),
-            None => (page(self.status), "text/html; charset=UTF-8"),
+        let text = match self.message {
+            Some(message) => message.into_owned(),
+            None => page(self.status),
         };
         let body = if self.status == StatusCode::NOT_MODIFIED { String::new() } else { text };
         let length = body.len();
         let mut response = Response::new(full(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         for (name, value) in self.headers {
             headers.append(name, value);
@@ -94,6 +94,7 @@ impl From<StoreError> for SwiftError {
             StoreError::NoAccount | StoreError::NoContainer | StoreError::NoObject => StatusCode::NOT_FOUND,
             StoreError::NotEmpty | StoreError::Conflict(_) => StatusCode::CONFLICT,
             StoreError::Refused(_) => StatusCode::BAD_REQUEST,
+            StoreError::Denied => StatusCode::FORBIDDEN,
             StoreError::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
             StoreError::Corrupt(what) => {

@@ -61,8 +61,16 @@ impl SwiftFront {
                 "max_manifest_segments": slo_put::MAX_SEGMENTS,
                 "max_manifest_size": slo_put::MAX_MANIFEST,
                 "min_segment_size": 1,
-                "yield_frequency": 10,
                 "allow_async_delete": false,
+            },
+            "s3api": {
+                "max_bucket_listing": 1000,
+                "max_parts_listing": 1000,
+                "max_upload_part_num": 10_000,
+                "max_multi_delete_objects": 1000,
+                "allow_multipart_uploads": true,
+                "min_segment_size": 5_242_880,
+                "s3_acl": false,
             },
             "dlo": { "max_segments": listing::PAGE },
         });

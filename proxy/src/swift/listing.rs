@@ -89,18 +89,16 @@ pub(super) fn query(call: &Call) -> Result<ListQuery, SwiftError> {
     Ok(query)
 }
 
-/// With `path=`, only objects directly in the pseudo-folder are shown.
-pub(super) fn drop_prefixes(call: &Call, entries: &mut Vec<Entry>) {
-    if call.query.has("path") {
-        entries.retain(|entry| matches!(entry, Entry::Row(_)));
-    }
-}
-
 /// What a listing shows of one container.
-fn container_value(row: &Row) -> Value {
+fn container_value(row: &Row, policies: &[String]) -> Value {
     let created = row.extra("created").and_then(|micros| micros.parse().ok());
     let at = created.map_or(row.timestamp, |micros| Timestamp::from_micros(micros, 0));
-    json!({ "name": row.name, "count": row.objects, "bytes": row.bytes, "last_modified": iso_date(at) })
+    let mut value =
+        json!({ "name": row.name, "count": row.objects, "bytes": row.bytes, "last_modified": iso_date(at) });
+    if let Some(policy) = row.extra("policy").and_then(|index| policies.get(index.parse::<usize>().ok()?)) {
+        value["storage_policy"] = json!(policy);
+    }
+    value
 }
 
 /// Fields of a row that a listing shows by another name or not at all.
@@ -127,8 +125,9 @@ fn object_value(row: &Row) -> Value {
 
 /// What is listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Listed {
-    Containers,
+pub(super) enum Listed<'a> {
+    /// The containers of an account; with the names of the storage policies.
+    Containers(&'a [String]),
     Objects,
 }
 
@@ -136,7 +135,7 @@ pub(super) enum Listed {
 pub(super) fn answer(
     builder: http::response::Builder,
     format: Format,
-    (listed, name): (Listed, &str),
+    (listed, name): (Listed<'_>, &str),
     entries: &[Entry],
     head: bool,
 ) -> Answer {
@@ -153,10 +152,10 @@ pub(super) fn answer(
     Ok(builder.status(StatusCode::OK).header("content-length", body.len()).body(full(body))?)
 }
 
-fn value(listed: Listed, entry: &Entry) -> Value {
+fn value(listed: Listed<'_>, entry: &Entry) -> Value {
     match (entry, listed) {
         (Entry::Prefix(prefix), _) => json!({ "subdir": prefix }),
-        (Entry::Row(row), Listed::Containers) => container_value(row),
+        (Entry::Row(row), Listed::Containers(policies)) => container_value(row, policies),
         (Entry::Row(row), Listed::Objects) => object_value(row),
     }
 }
@@ -170,9 +169,9 @@ fn text(entries: &[Entry]) -> String {
     out
 }
 
-fn xml(listed: Listed, name: &str, entries: &[Entry]) -> String {
+fn xml(listed: Listed<'_>, name: &str, entries: &[Entry]) -> String {
     let (root, item) = match listed {
-        Listed::Containers => ("account", "container"),
+        Listed::Containers(_) => ("account", "container"),
         Listed::Objects => ("container", "object"),
     };
     let mut out =

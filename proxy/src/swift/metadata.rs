@@ -19,6 +19,9 @@ pub(super) const MAX_META_OVERALL: usize = 4096;
 /// Longest value of any header.
 pub(super) const MAX_HEADER: usize = 8192;
 
+/// The latest end of an object, as ten digits can say it.
+const MAX_DELETE_AT: u64 = 9_999_999_999;
+
 /// Headers of an object besides its metadata that are stored and answered.
 const OBJECT_HEADERS: [&str; 7] = [
     "content-disposition",
@@ -188,16 +191,21 @@ fn expiry(headers: &HeaderMap, now: u64) -> Result<Option<u64>, SwiftError> {
             text(after).parse().map_err(|_| SwiftError::bad_request("Non-integer X-Delete-After"))?;
         let past = || SwiftError::bad_request("X-Delete-After in past");
         let after = u64::try_from(after).ok().filter(|after| *after > 0).ok_or_else(past)?;
-        return Ok(Some(now.saturating_add(after)));
+        return Ok(Some(now.saturating_add(after).min(MAX_DELETE_AT)));
     }
     let Some(at) = headers.get("x-delete-at") else { return Ok(None) };
     if at.is_empty() {
         return Ok(None);
     }
-    let at: i64 = text(at).parse().map_err(|_| SwiftError::bad_request("Non-integer X-Delete-At"))?;
+    let digits = text(at);
+    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    // Digits that do not fit lie in the far future.
+    let at = if all_digits { Ok(digits.parse().unwrap_or(MAX_DELETE_AT as i64)) } else { digits.parse() };
+    let at: i64 =
+        at.map_err(|_: std::num::ParseIntError| SwiftError::bad_request("Non-integer X-Delete-At"))?;
     let past = || SwiftError::bad_request("X-Delete-At in past");
     let at = u64::try_from(at).ok().filter(|at| *at > now).ok_or_else(past)?;
-    Ok(Some(at))
+    Ok(Some(at.min(MAX_DELETE_AT)))
 }
 
 /// The content type of a new object: as sent, or guessed from the name.
@@ -207,6 +215,8 @@ pub(super) fn content_type(headers: &HeaderMap, name: &str) -> Result<String, Sw
     match given.map(|value| String::from_utf8(value.as_bytes().to_vec())) {
         Some(Ok(given)) => Ok(given),
         Some(Err(_)) => Err(SwiftError::bad_request("Please specify the Content-Type as UTF-8")),
+        // As the table that Swift's users know has it.
+        None if name.ends_with(".wav") => Ok("audio/x-wav".into()),
         None => Ok(mime_guess::from_path(name).first_or_octet_stream().to_string()),
     }
 }

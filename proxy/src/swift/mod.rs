@@ -11,6 +11,7 @@ mod bulk;
 mod call;
 mod container;
 mod copy;
+mod cors;
 mod dlo;
 mod error;
 mod info;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
 use crate::store::SharedStore;
 use call::Call;
-use error::{Answer, SwiftError};
+use error::Answer;
 
 /// Settings of the Swift front.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -76,7 +77,7 @@ impl SwiftFront {
         self.settings.policies.get(usize::from(index.0)).map_or("", String::as_str)
     }
 
-    async fn answer(&self, request: Request<()>, body: &mut RequestBody, context: RequestContext) -> Answer {
+    async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {
         let (parts, ()) = request.into_parts();
         match parts.uri.path() {
             "/healthcheck" => return self.healthcheck(&parts.method),
@@ -84,16 +85,26 @@ impl SwiftFront {
             "/auth/v1.0" | "/auth/v1.0/" | "/auth/v1" => return self.log_in(&parts).await,
             _ => {}
         }
-        let mut call = Call::parse(parts, context)?;
+        let mut call = Call::parse(parts)?;
         if call.method == Method::OPTIONS {
             return self.options(&call).await;
         }
         call.principal = self.authenticate(&call).await?;
+        let mut answer = self.dispatch(&call, body).await;
+        if call.header("origin").is_some()
+            && let Ok(response) = &mut answer
+        {
+            self.expose(&call, response).await;
+        }
+        answer
+    }
+
+    async fn dispatch(&self, call: &Call, body: &mut RequestBody) -> Answer {
         match (&call.target.container, &call.target.object) {
-            _ if self.is_bulk_delete(&call) => self.bulk_delete(&call, body).await,
-            (None, _) => self.account(&call).await,
-            (Some(_), None) => self.container(&call).await,
-            (Some(_), Some(_)) => self.object(&call, body).await,
+            _ if self.is_bulk_delete(call) => self.bulk_delete(call, body).await,
+            (None, _) => self.account(call).await,
+            (Some(_), None) => self.container(call).await,
+            (Some(_), Some(_)) => self.object(call, body).await,
         }
     }
 }
@@ -104,10 +115,10 @@ impl Front for SwiftFront {
         "swift"
     }
 
-    async fn handle(&self, request: Request<RequestBody>, context: RequestContext) -> Response<ResponseBody> {
+    async fn handle(&self, request: Request<RequestBody>, _: RequestContext) -> Response<ResponseBody> {
         let (parts, mut body) = request.into_parts();
         let head = parts.method == Method::HEAD;
-        let response = match self.answer(Request::from_parts(parts, ()), &mut body, context).await {
+        let response = match self.answer(Request::from_parts(parts, ()), &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 body.drain().await;
@@ -115,22 +126,5 @@ impl Front for SwiftFront {
             }
         };
         if head { response.map(|_| crate::http::empty()) } else { response }
-    }
-}
-
-impl SwiftFront {
-    /// Cross-origin preflight: Kodiak announces no origins, so none is allowed.
-    async fn options(&self, call: &Call) -> Answer {
-        let allow = match (&call.target.container, &call.target.object) {
-            (None, _) => "HEAD, GET, POST, PUT, DELETE, OPTIONS",
-            _ => "HEAD, GET, PUT, POST, COPY, OPTIONS, DELETE",
-        };
-        if call.header("origin").is_some() {
-            return Err(SwiftError::status(http::StatusCode::UNAUTHORIZED).with(http::header::ALLOW, allow));
-        }
-        Ok(Response::builder()
-            .header("allow", allow)
-            .header("content-length", 0)
-            .body(crate::http::empty())?)
     }
 }

@@ -2,7 +2,7 @@
 
 use http::response::Builder;
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{ObjectRecord, PolicyIndex};
+use kodiak_storage_api::{ObjectPath, ObjectRecord, PolicyIndex};
 
 use super::SwiftFront;
 use super::account::done;
@@ -82,12 +82,32 @@ impl SwiftFront {
     pub(super) async fn delete_object(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Write).await?;
         let path = call.object_path()?;
+        self.check_delete_at(call, &path, info.directory.policy).await?;
         let condition = match call.header("if-match") {
             Some(list) => Precondition::Matches(crate::http::etags(list)),
             None => Precondition::None,
         };
         match self.store.delete_object(&path, info.directory.policy, condition).await {
             Ok(_) => done(StatusCode::NO_CONTENT),
+            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl SwiftFront {
+    /// `X-If-Delete-At`: only if the object is to end at exactly this time.
+    async fn check_delete_at(
+        &self,
+        call: &Call,
+        path: &ObjectPath,
+        policy: PolicyIndex,
+    ) -> Result<(), SwiftError> {
+        let Some(text) = call.header("x-if-delete-at") else { return Ok(()) };
+        let at: u64 = text.parse().map_err(|_| SwiftError::bad_request("Bad X-If-Delete-At header value"))?;
+        match self.store.head(path, policy).await {
+            Ok(record) if record.expires_at == Some(at) => Ok(()),
+            Ok(_) => Err(SwiftError::status(StatusCode::PRECONDITION_FAILED)),
             Err(StoreError::NoObject) => Err(SwiftError::not_found()),
             Err(error) => Err(error.into()),
         }
@@ -116,7 +136,12 @@ pub(super) fn answer(call: &Call, record: &ObjectRecord, etag: &str, source: &dy
     let modified = record.timestamp.micros().div_ceil(1_000_000);
     let bare = etag.trim_matches('"');
     let builder = record_headers(record).header("etag", etag);
-    match Conditions::from_headers(&call.headers, "").decide(&[bare], modified) {
+    let conditions = Conditions::from_headers(&call.headers, "");
+    // RFC 9110 lets If-Match win over If-Unmodified-Since; Swift holds to both.
+    let unmodified = conditions.if_unmodified_since.is_none_or(|since| modified <= since);
+    let decision =
+        if unmodified { conditions.decide(&[bare], modified) } else { Decision::PreconditionFailed };
+    match decision {
         Decision::Proceed => {}
         Decision::NotModified => return bodiless(builder, StatusCode::NOT_MODIFIED),
         Decision::PreconditionFailed => return bodiless(builder, StatusCode::PRECONDITION_FAILED),

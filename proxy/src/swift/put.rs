@@ -78,6 +78,13 @@ impl SwiftFront {
 }
 
 fn check_length(call: &Call) -> Result<(), SwiftError> {
+    let coding = call.header("transfer-encoding").unwrap_or("chunked");
+    if !coding.eq_ignore_ascii_case("chunked") {
+        return Err(SwiftError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Only chunked transfer encoding is supported.",
+        ));
+    }
     let length = call.header("content-length");
     match length.map(str::parse::<u64>) {
         Some(Ok(length)) if length > MAX_FILE => {

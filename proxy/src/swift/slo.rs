@@ -26,11 +26,11 @@ impl SwiftFront {
             .iter()
             .map(|entry| if raw { raw_entry(entry, account) } else { listed_entry(entry, account) });
         let body = Value::Array(shown.collect()).to_string();
-        // The stored object is this manifest, so its ETag goes with it.
-        let etag = if raw { hex::encode(md5_simd::digest(body.as_bytes())) } else { record.etag.clone() };
+        let etag = hex::encode(md5_simd::digest(body.as_bytes()));
+        let content_type = if raw { &record.content_type } else { "application/json; charset=utf-8" };
         let builder = record_headers(record)
             .header("etag", etag)
-            .header("content-type", "application/json; charset=utf-8")
+            .header("content-type", content_type)
             .header("content-length", body.len());
         Ok(builder.body(if call.is_head() { empty() } else { full(body) })?)
     }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
-use kodiak_storage_api::{ObjectPath, ObjectRecord};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use super::error::{Answer, SwiftError};
 use super::put::{check_etag, created};
 use crate::http::{RequestBody, RequestedRanges, iso_date};
 use crate::large::{self, ManifestEntry, entries_etag};
-use crate::store::StoreError;
+use crate::store::{NewObject, StoreError};
 
 /// Most segments of one manifest.
 pub(super) const MAX_SEGMENTS: usize = 1000;
@@ -65,6 +65,38 @@ impl SwiftFront {
         }
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
+        let object = self.new_object(call)?;
+        self.store_slo(call, segments, object, &info).await
+    }
+
+    /// Stores a copy of a manifest: its segments are those of the same names in the target's account.
+    pub(super) async fn copy_slo(
+        &self,
+        call: &Call,
+        entries: &[ManifestEntry],
+        object: NewObject,
+        info: &DirectoryInfo,
+    ) -> Answer {
+        let segment = |entry: &ManifestEntry| match &entry.data {
+            Some(data) => Some(Segment::Data(data.clone())),
+            None => {
+                let from = ObjectPath::parse(entry.name.trim_start_matches('/')).ok()?;
+                let path = ObjectPath::new(call.account(), from.container(), from.object());
+                let (etag, range) = (Some(entry.hash.clone()), entry.range.clone());
+                Some(Segment::Object { path, etag, size: Some(entry.bytes), range })
+            }
+        };
+        self.store_slo(call, entries.iter().filter_map(segment).collect(), object, info).await
+    }
+
+    async fn store_slo(
+        &self,
+        call: &Call,
+        segments: Vec<Segment>,
+        mut object: NewObject,
+        info: &DirectoryInfo,
+    ) -> Answer {
+        let path = call.object_path()?;
         let (entries, problems) = self.resolve(call, segments).await?;
         if !problems.is_empty() {
             return Err(SwiftError::bad_request(report(&problems)));
@@ -72,8 +104,9 @@ impl SwiftFront {
         let etag = entries_etag(&entries);
         check_etag(call, &etag)?;
         let size: u64 = entries.iter().map(ManifestEntry::length).sum();
-        let mut object = self.new_object(call)?;
-        object.headers.retain(|(name, _)| name != "x-object-manifest");
+        object.headers.retain(|(name, _)| {
+            name != large::DYNAMIC && name != large::STATIC && !name.starts_with("x-object-sysmeta-slo-")
+        });
         object.headers.push((large::STATIC.into(), "True".into()));
         object.headers.push(("x-object-sysmeta-slo-etag".into(), etag.clone()));
         object.headers.push(("x-object-sysmeta-slo-size".into(), size.to_string()));

@@ -1,0 +1,50 @@
+# `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help packages build up down test lint unit docs clients swift-functional bench bench-peers
+
+# What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
+ARGS ?=
+BUILD_PACKAGES := build-essential pkg-config libclang-dev
+TEST_PACKAGES := $(BUILD_PACKAGES) python3-venv python3-dev libffi-dev
+ENV := . scripts/env.sh;
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 20
+
+packages:
+	@scripts/packages $(BUILD_PACKAGES)
+
+build: packages ## Build everything in release
+	@scripts/build
+
+up: build ## Start a store on this machine and print how to reach it
+	@$(ENV) "$$CARGO_TARGET_DIR/release/kodiak" up -d $(ARGS)
+
+down: ## Stop it
+	@$(ENV) "$$CARGO_TARGET_DIR/release/kodiak" down $(ARGS)
+
+test: ## Everything that CI runs, set-up included
+	@scripts/packages $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory build lint unit clients swift-functional
+
+lint:
+	@$(ENV) cargo fmt --all --check
+	@$(ENV) cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	@$(ENV) RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked --quiet
+
+unit: build ## Unit, property and fault tests
+	@$(ENV) cargo test --release --workspace --locked --quiet
+
+clients: build ## Tests with the clients that people use
+	@$(ENV) venv=$$(scripts/clients) && KODIAK="$$CARGO_TARGET_DIR/release/kodiak" \
+		"$$venv/bin/python" -m pytest -q -p no:cacheprovider tests/clients
+
+swift-functional: build ## OpenStack Swift's own functional tests, compared with the list of known results
+	@$(ENV) KODIAK="$$CARGO_TARGET_DIR/release/kodiak" tests/swift/run
+
+bench: build ## Measure this machine's figures
+	@$(ENV) bench/run "$$CARGO_TARGET_DIR/release"
+
+bench-peers: build ## Measure the other stores beside it
+	@$(ENV) bench/peers "$$CARGO_TARGET_DIR/release"
