@@ -1,6 +1,7 @@
 //! The stored manifest of a static large object.
 
 use bytes::Bytes;
+use kodiak_storage_api::ObjectPath;
 use md5_simd::Md5;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ pub const MAX_MANIFEST: usize = 8 << 20;
 /// A segment as the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
-    /// `/container/object`; empty for bytes that the manifest itself holds.
+    /// `/container/object` in the manifest's own account; empty for bytes that the manifest itself holds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// ETag of the segment.
@@ -46,6 +47,13 @@ impl ManifestEntry {
         let (first, last) = range.split_once('-').unwrap_or((range, ""));
         let first = first.parse().unwrap_or(0);
         first..last.parse::<u64>().map_or(self.bytes, |last| last + 1)
+    }
+
+    /// The segment, in the account of the manifest.
+    pub fn path(&self, account: &str) -> Option<ObjectPath> {
+        let (container, object) = self.name.trim_start_matches('/').split_once('/')?;
+        let whole = !container.is_empty() && !object.is_empty();
+        whole.then(|| ObjectPath::new(account, container, object))
     }
 
     /// The bytes that the manifest holds in place of a segment.

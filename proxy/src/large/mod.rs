@@ -43,7 +43,8 @@ pub async fn open(
     if record.header(STATIC).is_some() {
         let entries = manifest::read(object).await?;
         let etag = entries_etag(&entries);
-        let segments = Segments::of_manifest(store.clone(), access.clone(), entries, 0);
+        let segments =
+            Segments::of_manifest((store.clone(), access.clone()), object.path().account(), entries, 0);
         return Ok(Some(Large { segments, etag }));
     }
     match record.header(DYNAMIC) {

@@ -69,17 +69,17 @@ impl Segments {
         Segments { store, access, pieces: Arc::new(pieces), length, depth }
     }
 
-    /// The pieces of a stored manifest. The account is that of the manifest, in the entries' names.
+    /// The pieces of a stored manifest.
     pub(super) fn of_manifest(
-        store: SharedStore,
-        access: Access,
+        (store, access): (SharedStore, Access),
+        account: &str,
         entries: Vec<ManifestEntry>,
         depth: usize,
     ) -> Segments {
         let piece = |entry: ManifestEntry| match entry.inline() {
             Some(bytes) => Some(Piece::Data(bytes)),
             None => {
-                let path = ObjectPath::parse(entry.name.trim_start_matches('/')).ok()?;
+                let path = entry.path(account)?;
                 let range = entry.selected();
                 Some(Piece::Segment(Segment { path, etag: Some(entry.hash), range, nested: entry.sub_slo }))
             }
@@ -158,7 +158,8 @@ impl Segments {
             return Err(StoreError::Refused("manifests are nested too deep".into()));
         }
         let entries = manifest::read(&object).await?;
-        let nested = Segments::of_manifest(self.store, self.access, entries, self.depth + 1);
+        let nested =
+            Segments::of_manifest((self.store, self.access), segment.path.account(), entries, self.depth + 1);
         Ok(nested.stream(range))
     }
 

@@ -91,7 +91,12 @@ impl S3Front {
     pub(super) async fn bucket_info(&self, call: &Call) -> Result<DirectoryInfo, S3Error> {
         match self.store.container(call.account(), call.bucket()).await {
             Ok(info) => Ok(info),
-            Err(StoreError::NoContainer) => Err(S3Error::no_such_bucket().with("BucketName", call.bucket())),
+            Err(StoreError::NoContainer) if valid_bucket_name(call.bucket()) => {
+                Err(S3Error::no_such_bucket().with("BucketName", call.bucket()))
+            }
+            Err(StoreError::NoContainer) => {
+                Err(S3Error::invalid_bucket_name().with("BucketName", call.bucket()))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -170,7 +175,12 @@ impl S3Front {
             return Some(match (call.method.clone(), self.bucket_info(call).await) {
                 (_, Err(error)) => Err(error),
                 (Method::GET, Ok(_)) => {
-                    let message = format!("The bucket has no {name} configuration.");
+                    let message = match name {
+                        "object-lock" => {
+                            "Object Lock configuration does not exist for this bucket".to_owned()
+                        }
+                        _ => format!("The bucket has no {name} configuration."),
+                    };
                     Err(S3Error::new(StatusCode::NOT_FOUND, code, message).with("BucketName", call.bucket()))
                 }
                 (Method::DELETE, Ok(_)) => {

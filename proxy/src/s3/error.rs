@@ -56,7 +56,7 @@ errors! {
     no_such_key NOT_FOUND "NoSuchKey" "The key does not exist.";
     no_such_upload NOT_FOUND "NoSuchUpload" "The multipart upload does not exist: completed, aborted, or never begun.";
     no_such_access_key FORBIDDEN "InvalidAccessKeyId" "The access key does not exist.";
-    not_implemented NOT_IMPLEMENTED "NotImplemented" "This is not implemented.";
+    not_implemented NOT_IMPLEMENTED "NotImplemented" "The requested resource is not implemented";
     precondition_failed PRECONDITION_FAILED "PreconditionFailed" "A condition of the request does not hold.";
     request_timeout BAD_REQUEST "RequestTimeout" "The body came too slowly.";
     slow_down SERVICE_UNAVAILABLE "SlowDown" "Too busy. Reduce the rate of requests.";

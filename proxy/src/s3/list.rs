@@ -47,7 +47,7 @@ impl<'a> Listing<'a> {
     fn head(&self, xml: &mut Xml, truncated: bool) {
         xml.element("Name", self.call.bucket());
         xml.element("Prefix", &self.text(self.call.query("prefix").unwrap_or("")));
-        if let Some(delimiter) = self.call.query("delimiter").filter(|d| !d.is_empty()) {
+        if let Some(delimiter) = self.call.query("delimiter") {
             xml.element("Delimiter", &self.text(delimiter));
         }
         xml.value("MaxKeys", self.max_keys);
@@ -120,7 +120,7 @@ impl S3Front {
 
     pub(super) async fn list_v2(&self, call: &Call) -> Answer {
         let listing = Listing::of(call)?;
-        let token = call.query("continuation-token");
+        let token = call.query("continuation-token").filter(|token| !token.is_empty());
         let after = call.query("start-after");
         let marker = match token {
             Some(token) => Some(decode_token(token)?),
@@ -184,9 +184,6 @@ impl S3Front {
 
 fn decode_token(token: &str) -> Result<String, S3Error> {
     let wrong = || S3Error::invalid_argument("The continuation token provided is incorrect");
-    if token.is_empty() {
-        return Err(wrong());
-    }
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     String::from_utf8(bytes).map_err(|_| wrong())
 }

@@ -34,8 +34,9 @@ impl SwiftFront {
         let entries = if call.is_head() {
             Vec::new()
         } else {
+            let prefix = query.prefix.clone();
             let page = self.store.list_objects(call.account(), call.container(), query).await?;
-            self.pseudo_folders(call, page.entries).await?
+            self.pseudo_folders(call, prefix, page.entries).await?
         };
         let builder = self.container_headers(&info, call.by_owner());
         listing::answer(builder, format, (Listed::Objects, call.container()), &entries, call.is_head())
@@ -43,14 +44,20 @@ impl SwiftFront {
 
     /// With `path=`, shows a pseudo-folder by the object that marks it, if there is one, instead of by
     /// its prefix.
-    async fn pseudo_folders(&self, call: &Call, entries: Vec<Entry>) -> Result<Vec<Entry>, SwiftError> {
+    async fn pseudo_folders(
+        &self,
+        call: &Call,
+        folder: String,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<Entry>, SwiftError> {
         if !call.query.has("path") {
             return Ok(entries);
         }
         let mut shown = Vec::with_capacity(entries.len());
         for entry in entries {
             let Entry::Prefix(prefix) = entry else {
-                shown.push(entry);
+                // The folder's own marker is not in it.
+                shown.extend(Some(entry).filter(|entry| entry.name() != folder));
                 continue;
             };
             let query = ListQuery { prefix: prefix.clone(), limit: 1, ..ListQuery::default() };

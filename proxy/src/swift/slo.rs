@@ -19,14 +19,10 @@ impl SwiftFront {
     /// the form that a PUT takes.
     pub(super) async fn slo_manifest(&self, call: &Call, object: &OpenObject) -> Answer {
         let record = object.record();
-        let entries = large::parse(&large::whole(object).await?)?;
-        let account = object.path().account();
+        let stored = large::whole(object).await?;
         let raw = call.query.get("format") == Some("raw");
-        let shown = entries
-            .iter()
-            .map(|entry| if raw { raw_entry(entry, account) } else { listed_entry(entry, account) });
-        let body = Value::Array(shown.collect()).to_string();
-        let etag = hex::encode(md5_simd::digest(body.as_bytes()));
+        let body = if raw { raw_manifest(&large::parse(&stored)?).into() } else { stored };
+        let etag = hex::encode(md5_simd::digest(&body));
         let content_type = if raw { &record.content_type } else { "application/json; charset=utf-8" };
         let builder = record_headers(record)
             .header("etag", etag)
@@ -69,7 +65,7 @@ impl SwiftFront {
         depth: usize,
     ) -> Result<(), SwiftError> {
         for entry in large::parse(&large::whole(object).await?)? {
-            let Ok(path) = ObjectPath::parse(entry.name.trim_start_matches('/')) else { continue };
+            let Some(path) = entry.path(object.path().account()) else { continue };
             if entry.sub_slo && depth < 10 {
                 let container = self.store.container(path.account(), path.container()).await;
                 if let Ok(info) = container
@@ -97,38 +93,17 @@ impl SwiftFront {
     }
 }
 
-fn shown_name(entry: &ManifestEntry, account: &str) -> String {
-    entry.name.strip_prefix(&format!("/{account}")).unwrap_or(&entry.name).to_owned()
-}
-
-fn listed_entry(entry: &ManifestEntry, account: &str) -> Value {
-    if let Some(data) = &entry.data {
-        return json!({ "data": data });
-    }
-    let mut value = json!({
-        "name": shown_name(entry, account),
-        "hash": entry.hash,
-        "bytes": entry.bytes,
-        "content_type": entry.content_type,
-        "last_modified": entry.last_modified,
-    });
-    if let Some(range) = &entry.range {
-        value["range"] = json!(range);
-    }
-    if entry.sub_slo {
-        value["sub_slo"] = json!(true);
-    }
-    value
-}
-
-fn raw_entry(entry: &ManifestEntry, account: &str) -> Value {
-    if let Some(data) = &entry.data {
-        return json!({ "data": data });
-    }
-    let mut value =
-        json!({ "path": shown_name(entry, account), "etag": entry.hash, "size_bytes": entry.bytes });
-    if let Some(range) = &entry.range {
-        value["range"] = json!(range);
-    }
-    value
+/// The manifest as a PUT takes it.
+fn raw_manifest(entries: &[ManifestEntry]) -> String {
+    let raw = |entry: &ManifestEntry| {
+        if let Some(data) = &entry.data {
+            return json!({ "data": data });
+        }
+        let mut value = json!({ "path": entry.name, "etag": entry.hash, "size_bytes": entry.bytes });
+        if let Some(range) = &entry.range {
+            value["range"] = json!(range);
+        }
+        value
+    };
+    Value::Array(entries.iter().map(raw).collect()).to_string()
 }

@@ -80,8 +80,7 @@ impl SwiftFront {
         let segment = |entry: &ManifestEntry| match &entry.data {
             Some(data) => Some(Segment::Data(data.clone())),
             None => {
-                let from = ObjectPath::parse(entry.name.trim_start_matches('/')).ok()?;
-                let path = ObjectPath::new(call.account(), from.container(), from.object());
+                let path = entry.path(call.account())?;
                 let (etag, range) = (Some(entry.hash.clone()), entry.range.clone());
                 Some(Segment::Object { path, etag, size: Some(entry.bytes), range })
             }
@@ -237,7 +236,7 @@ fn entry(
         }
     };
     Ok(ManifestEntry {
-        name: format!("/{path}"),
+        name: format!("/{}/{}", path.container(), path.object()),
         hash: hash.to_owned(),
         bytes,
         content_type: record.content_type.clone(),
