@@ -132,8 +132,6 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(shared.settings.header_timeout))
         .max_headers(MAX_HEADERS)
-        // Some clients compare header names by case.
-        .title_case_headers(true)
         .max_buf_size(READ_BUFFER)
         .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);

@@ -21,7 +21,7 @@ pub struct ManifestEntry {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
     /// Bytes of the whole segment.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes: u64,
     /// Content type of the segment.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -38,6 +38,10 @@ pub struct ManifestEntry {
     /// Bytes in place of a segment, Base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl ManifestEntry {

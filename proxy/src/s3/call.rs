@@ -101,7 +101,8 @@ impl Call {
     }
 }
 
-fn bucket_of_host(host: &str, domains: &[String]) -> Option<String> {
+/// The bucket of a virtual host, if the host is one of the domains'.
+pub(super) fn bucket_of_host(host: &str, domains: &[String]) -> Option<String> {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     let bucket = domains.iter().find_map(|domain| name.strip_suffix(domain.as_str())?.strip_suffix('.'))?;
     (!bucket.is_empty()).then(|| bucket.to_owned())

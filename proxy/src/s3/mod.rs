@@ -21,21 +21,23 @@ mod multipart;
 mod object;
 mod put;
 mod query;
+mod sigv2;
 mod sigv4;
 mod xml;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
-use kodiak_auth::{AuthError, Authenticator};
+use kodiak_auth::{AuthError, Authenticator, Credential, Principal};
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
 use crate::store::SharedStore;
 use call::Call;
 use error::{Answer, S3Error};
-use sigv4::{Claim, SigningKeys};
+use sigv4::{Claim, Payload, SigningKeys, Verified};
 
 /// Settings of the S3 front.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,28 +76,47 @@ impl S3Front {
     async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {
         let (parts, ()) = request.into_parts();
         let query = query::parse(parts.uri.query().unwrap_or(""))?;
-        // Kodiak's buckets are private: an unsigned request may do nothing.
-        let claim = Claim::parse(&parts, &query)?.ok_or_else(S3Error::access_denied)?;
-        let credential = match self.authenticator.credential(&claim.access_key).await {
-            Ok(credential) => credential,
-            Err(AuthError::Invalid) => {
-                return Err(S3Error::no_such_access_key().with("AWSAccessKeyId", &claim.access_key));
-            }
-            Err(AuthError::Unavailable(why)) => {
-                tracing::warn!(why, "the identity service does not answer");
-                return Err(S3Error::unavailable());
-            }
-        };
-        let now = (self.settings.region.as_str(), self.store.now());
-        let verified = claim.verify(&parts, &credential.secret, &self.keys, now)?;
-        if !credential.principal.owner && !credential.principal.reseller_admin {
+        let (principal, signed) = self.authenticate(&parts, &query).await?;
+        if !principal.owner && !principal.reseller_admin {
             return Err(S3Error::access_denied());
         }
-        let call = Call::new(parts, query, &self.settings, credential.principal, (claim.payload, verified))?;
+        let call = Call::new(parts, query, &self.settings, principal, signed)?;
         match (&call.bucket, &call.key) {
             (None, _) => self.service(&call).await,
             (Some(_), None) => self.bucket(&call, body).await,
             (Some(_), Some(_)) => self.object(&call, body).await,
+        }
+    }
+
+    /// Who signed a request, and what the signature says of its body.
+    async fn authenticate(
+        &self,
+        parts: &Parts,
+        query: &[(String, String)],
+    ) -> Result<(Principal, (Payload, Verified)), S3Error> {
+        if let Some(claim) = sigv2::Claim::parse(parts, query)? {
+            let credential = self.credential(&claim.access_key).await?;
+            let host = crate::http::header(&parts.headers, "host").unwrap_or("");
+            let bucket = call::bucket_of_host(host, &self.settings.domains);
+            claim.verify(parts, query, bucket.as_deref(), (&credential.secret, self.store.now()))?;
+            return Ok((credential.principal, (Payload::Unsigned, Verified::without_chunks())));
+        }
+        // Kodiak's buckets are private: an unsigned request may do nothing.
+        let claim = Claim::parse(parts, query)?.ok_or_else(S3Error::access_denied)?;
+        let credential = self.credential(&claim.access_key).await?;
+        let now = (self.settings.region.as_str(), self.store.now());
+        let verified = claim.verify(parts, &credential.secret, &self.keys, now)?;
+        Ok((credential.principal, (claim.payload, verified)))
+    }
+
+    async fn credential(&self, access_key: &str) -> Result<Credential, S3Error> {
+        match self.authenticator.credential(access_key).await {
+            Ok(credential) => Ok(credential),
+            Err(AuthError::Invalid) => Err(S3Error::no_such_access_key().with("AWSAccessKeyId", access_key)),
+            Err(AuthError::Unavailable(why)) => {
+                tracing::warn!(why, "the identity service does not answer");
+                Err(S3Error::unavailable())
+            }
         }
     }
 

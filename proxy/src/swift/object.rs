@@ -48,7 +48,7 @@ impl SwiftFront {
         if call.query.get("multipart-manifest") == Some("get") {
             return match record.header("x-static-large-object") {
                 Some(_) => self.slo_manifest(call, &object).await,
-                None => answer(call, record, &record.etag, &object),
+                None => answer(call, record, &shown_etag(record), &object),
             };
         }
         self.get_whole(call, &object).await
@@ -114,6 +114,15 @@ impl SwiftFront {
     }
 }
 
+/// An object's ETag as Swift shows it: in quotes where it is no MD5.
+pub(super) fn shown_etag(record: &ObjectRecord) -> std::borrow::Cow<'_, str> {
+    if record.etag.contains('-') {
+        format!("\"{}\"", record.etag).into()
+    } else {
+        record.etag.as_str().into()
+    }
+}
+
 /// What a record answers in headers, but for its length, type and ETag.
 pub(super) fn record_headers(record: &ObjectRecord) -> Builder {
     let mut builder = Response::builder()
@@ -124,6 +133,10 @@ pub(super) fn record_headers(record: &ObjectRecord) -> Builder {
         if !name.starts_with("x-object-sysmeta-") {
             builder = builder.header(name.as_str(), value.as_bytes());
         }
+    }
+    // An S3 multipart object's ETag is no MD5, which clients expect of all but large objects.
+    if record.etag.contains('-') {
+        builder = builder.header(crate::large::STATIC, "True");
     }
     match record.expires_at {
         Some(at) => builder.header("x-delete-at", at),

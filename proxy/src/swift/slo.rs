@@ -88,7 +88,7 @@ impl SwiftFront {
     pub(super) async fn get_whole(&self, call: &Call, object: &OpenObject) -> Answer {
         match self.large_object(call, object).await? {
             Some(large) => self.get_large(call, object.record(), large).await,
-            None => object::answer(call, object.record(), &object.record().etag, object),
+            None => object::answer(call, object.record(), &object::shown_etag(object.record()), object),
         }
     }
 }
