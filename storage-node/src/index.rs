@@ -167,7 +167,6 @@ impl Index {
     }
 
     /// A value if that needs no disk: `None` if it might.
-    #[expect(clippy::type_complexity, reason = "an answer or none, of a value or none")]
     pub fn get_cached(
         &self,
         family: Family,

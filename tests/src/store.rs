@@ -1,0 +1,119 @@
+//! A store in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// How long a store may take to become healthy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running store. Dropped, it is killed.
+pub struct Store {
+    folder: TempDir,
+    child: Child,
+    endpoints: Endpoints,
+}
+
+#[derive(Deserialize)]
+struct Endpoints {
+    swift: Swift,
+}
+
+#[derive(Deserialize)]
+struct Swift {
+    auth_url: String,
+    user: String,
+    key: String,
+}
+
+impl Store {
+    /// Starts a new, empty store.
+    pub fn start() -> Result<Store> {
+        let folder = TempDir::with_prefix("kodiak-e2e-")?;
+        let (child, endpoints) = spawn(folder.path())?;
+        Ok(Store { folder, child, endpoints })
+    }
+
+    /// Kills the process with no chance to tidy up, as a crash does.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again on the same data; how long it took to be healthy.
+    pub fn restart(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        (self.child, self.endpoints) = spawn(self.folder.path())?;
+        Ok(begun.elapsed())
+    }
+
+    /// The data folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The log-in URL, user and key.
+    pub fn login(&self) -> (&str, &str, &str) {
+        let Swift { auth_url, user, key } = &self.endpoints.swift;
+        (auth_url, user, key)
+    }
+
+    /// Bytes of memory that the process has now.
+    pub fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+        Ok(kibibytes * 1024)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &Path) -> Result<(Child, Endpoints)> {
+    let file = folder.join("endpoints.json");
+    if file.exists() {
+        std::fs::remove_file(&file)?;
+    }
+    let program = program()?;
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
+    let mut child = Command::new(&program)
+        .args(["up", "--listen", "127.0.0.1:0", "--data"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if let Ok(text) = std::fs::read(&file) {
+            return Ok((child, serde_json::from_slice(&text)?));
+        }
+        if let Some(status) = child.try_wait()? {
+            let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            bail!("the store ended with {status}:\n{log}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    bail!("the store is not healthy after {PATIENCE:?}")
+}
+
+/// The program: `$KODIAK`, or the one that was built with this test.
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("KODIAK") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let built = test.parent().and_then(Path::parent).context("no build folder")?.join("kodiak");
+    if built.exists() { Ok(built) } else { bail!("{} is not built", built.display()) }
+}
