@@ -1,2 +1,43 @@
-//! The program.
-fn main() {}
+//! `kodiak-bench`: loads any S3 or Swift endpoint, and measures parts of Kodiak by themselves.
+
+mod facts;
+mod load;
+mod micro;
+mod random;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// As in the server, so that the micro-benchmarks measure what it runs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+#[command(name = "kodiak-bench", version, about = "Load generator and micro-benchmarks")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Drive an S3 or Swift endpoint and verify what it answers
+    Load(Box<load::LoadArgs>),
+    /// Measure one part of Kodiak in this process
+    #[command(subcommand)]
+    Micro(micro::MicroCommand),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Load(args) => load::main(*args),
+        Command::Micro(command) => micro::main(command).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("kodiak-bench: {error:#}");
+        ExitCode::from(2)
+    })
+}
