@@ -1,6 +1,7 @@
 //! `kodiak-bench`: loads any S3 or Swift endpoint, and measures parts of Kodiak by themselves.
 
 mod facts;
+mod latency;
 mod load;
 mod micro;
 mod random;
@@ -16,7 +17,12 @@ use clap::{Parser, Subcommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
-#[command(name = "kodiak-bench", version, about = "Load generator and micro-benchmarks")]
+#[command(
+    name = "kodiak-bench",
+    version,
+    about = "Load generator and micro-benchmarks",
+    args_override_self = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

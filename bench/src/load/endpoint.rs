@@ -96,7 +96,9 @@ impl Endpoint {
     /// Logs in, and says how requests to this bucket are made.
     pub async fn requester(&self, bucket: &str, prefix: &str, page: usize) -> anyhow::Result<Requester> {
         let (url, proof) = match &self.access {
-            Access::S3(credentials) => (self.url.clone(), Proof::Signature(Signer::new(credentials.clone()))),
+            Access::S3(credentials) => {
+                (self.url.clone(), Proof::Signature(Box::new(Signer::new(credentials.clone()))))
+            }
             Access::Swift(login) => {
                 let session = login.session().await?;
                 (session.storage_url, Proof::Token(session.token))
@@ -122,7 +124,7 @@ impl Endpoint {
 
 #[derive(Clone, Debug)]
 enum Proof {
-    Signature(Signer),
+    Signature(Box<Signer>),
     Token(HeaderValue),
 }
 
@@ -174,6 +176,11 @@ impl Requester {
         *request.uri_mut() = Uri::from_maybe_shared(Bytes::from(target))?;
         request.headers_mut().reserve(8);
         request.headers_mut().insert(header::HOST, self.host.clone());
+        if request.method() == Method::PUT {
+            // hyper leaves it out where the body is empty, and S3 wants to see it.
+            let length = request.body().remaining().into();
+            request.headers_mut().insert(header::CONTENT_LENGTH, length);
+        }
         match &mut self.proof {
             Proof::Signature(signer) => {
                 signer.add_headers(&mut request, self.address.host(), SystemTime::now())?;

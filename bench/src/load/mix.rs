@@ -65,12 +65,14 @@ pub enum OperationArg {
 pub struct Mix {
     parts: Vec<(Operation, u64)>,
     total: u64,
+    /// Whether PUT writes objects again that are there.
+    pub overwrite: bool,
 }
 
 impl Mix {
     /// Only one.
     pub fn only(operation: Operation) -> Mix {
-        Mix { parts: vec![(operation, 1)], total: 1 }
+        Mix { parts: vec![(operation, 1)], total: 1, overwrite: false }
     }
 
     /// What `--op` and `--mix` ask for.
@@ -100,7 +102,7 @@ impl Mix {
         if total == 0 {
             bail!("the weights of {text:?} add up to nothing");
         }
-        Ok(Mix { parts, total })
+        Ok(Mix { parts, total, overwrite: false })
     }
 
     /// The next operation.
@@ -117,7 +119,7 @@ impl Mix {
 
     /// Whether objects have to be there before it starts.
     pub fn needs_objects(&self) -> bool {
-        self.parts.iter().any(|part| part.0 != Operation::Put && part.1 > 0)
+        self.overwrite || self.parts.iter().any(|part| part.0 != Operation::Put && part.1 > 0)
     }
 
     /// Whether it is this operation alone.

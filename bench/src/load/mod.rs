@@ -57,7 +57,6 @@ async fn drive(settings: &Settings) -> anyhow::Result<Report> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
     let plan = Plan {
         content: Content::new(settings.seed, settings.sizes.clone()),
-        overwrite: settings.overwrite,
         quickack: settings.quickack,
         timeout: settings.timeout,
         next_number: AtomicU64::new(0),
@@ -82,7 +81,7 @@ async fn drive(settings: &Settings) -> anyhow::Result<Report> {
 }
 
 async fn measure(settings: &Settings, fleet: &mut Fleet, concurrency: usize) -> anyhow::Result<Run> {
-    if settings.mix.needs_objects() || settings.overwrite {
+    if settings.mix.needs_objects() {
         fleet.prepare(settings.objects.max(concurrency), settings.most_concurrent()).await?;
     }
     // Deletes of a warm-up would leave fewer objects to delete than asked for.

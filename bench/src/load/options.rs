@@ -22,6 +22,7 @@ pub enum Api {
 
 /// What `load` takes.
 #[derive(Args, Clone, Debug)]
+#[command(args_override_self = true)]
 pub struct LoadArgs {
     /// S3 service, such as http://127.0.0.1:8080
     #[arg(long, value_name = "URL", help_heading = "Endpoint", conflicts_with_all = ["swift", "endpoints"])]
@@ -141,8 +142,6 @@ pub struct Settings {
     pub count: Option<u64>,
     /// That are prepared.
     pub objects: usize,
-    /// Whether put writes prepared objects.
-    pub overwrite: bool,
     /// Names on a page.
     pub page: usize,
     /// Of content and choices.
@@ -171,9 +170,11 @@ impl Settings {
         if args.concurrency.contains(&0) || args.threads == 0 || args.page == 0 || args.prefix.is_empty() {
             bail!("--concurrency, --threads, --page and --prefix must not be empty or 0");
         }
-        let mix = Mix::of(args.op, &args.mix)?;
+        let mut mix = Mix::of(args.op, &args.mix)?;
+        mix.overwrite = args.overwrite;
         let operation = match args.op {
             OperationArg::Mixed => format!("mixed {}", args.mix),
+            OperationArg::Put if args.overwrite => "put (overwriting)".into(),
             op => format!("{op:?}").to_lowercase(),
         };
         let sizes = match &args.sizes {
@@ -193,7 +194,6 @@ impl Settings {
             duration: parse_duration(&args.duration)?,
             count: args.count,
             objects: args.objects,
-            overwrite: args.overwrite,
             page: args.page,
             seed: args.seed,
             timeout: parse_duration(&args.timeout)?,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::options::Settings;
 use super::tally::Tally;
 use crate::facts::Machine;
+use crate::latency::milliseconds;
 use crate::table::{Table, number};
 
 /// What was measured at one concurrency.
@@ -112,7 +113,7 @@ pub struct FaultReport {
 
 impl Latency {
     fn of(histogram: &Histogram<u64>) -> Latency {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
+        let at = |share| milliseconds(histogram, share);
         Latency {
             mean: histogram.mean() / 1e6,
             p50: at(0.5),

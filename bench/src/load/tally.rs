@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::mix::Operation;
+use crate::latency;
 
 /// What can go wrong with a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,7 +76,7 @@ pub struct Faults {
 /// What one or more workers have counted.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// An empty histogram, to begin others with: nanoseconds up to an hour, to three digits.
+    /// An empty histogram, to begin others with.
     blank: Histogram<u64>,
     /// By operation.
     pub successes: BTreeMap<Operation, Successes>,
@@ -88,7 +89,7 @@ pub struct Tally {
 impl Tally {
     /// Nothing yet.
     pub fn new() -> anyhow::Result<Tally> {
-        let blank = Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3)?;
+        let blank = latency::histogram()?;
         Ok(Tally { blank, successes: BTreeMap::new(), faults: BTreeMap::new(), ended: None })
     }
 
@@ -96,7 +97,7 @@ impl Tally {
     pub fn success(&mut self, operation: Operation, took: Duration, bytes: u64) {
         let new = || Successes { latency: self.blank.clone(), bytes: 0 };
         let one = self.successes.entry(operation).or_insert_with(new);
-        one.latency.saturating_record(took.as_nanos().try_into().unwrap_or(u64::MAX));
+        latency::record(&mut one.latency, took);
         one.bytes += bytes;
     }
 

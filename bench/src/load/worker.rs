@@ -25,8 +25,6 @@ const MOST_REFUSALS: u32 = 50;
 pub struct Plan {
     /// What objects hold.
     pub content: Content,
-    /// Whether PUT writes objects again that are there.
-    pub overwrite: bool,
     /// Whether to acknowledge at once.
     pub quickack: bool,
     /// How long an answer may take.
@@ -114,8 +112,7 @@ impl Worker {
     pub async fn run(mut self, window: Arc<Window>) -> Worker {
         // Connecting is no part of an operation.
         let _ = self.connect().await;
-        loop {
-            let Some((operation, index)) = self.choose() else { break };
+        while let Some((operation, index)) = self.choose() {
             let begun = Instant::now();
             if !window.admits(begun) {
                 break;
@@ -145,7 +142,7 @@ impl Worker {
         let have = self.objects.len() as u64;
         let operation = self.mix.draw(&mut self.random);
         match operation {
-            Operation::Put if self.plan.overwrite && have > 0 => {}
+            Operation::Put if self.mix.overwrite && have > 0 => {}
             Operation::Put => return Some((Operation::Put, usize::MAX)),
             _ if have > 0 => {}
             // Everything has been deleted: in a mix, that calls for more.

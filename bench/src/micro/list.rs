@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use hdrhistogram::Histogram;
 use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{
     Clock, DeviceIndex, DirectoryKey, Entry, ListQuery, Page, Row, RowDurability, StorageNode,
@@ -14,6 +13,7 @@ use kodiak_storage_node::Node;
 use serde::Serialize;
 
 use super::{FolderArgs, volume, write_json};
+use crate::latency;
 use crate::table::{Table, nanoseconds, number};
 
 const BATCH: u64 = 1000;
@@ -142,18 +142,18 @@ impl Container {
     }
 
     async fn time(&self, what: &'static str, query: &ListQuery, want: usize) -> anyhow::Result<Listing> {
-        let mut latency = Histogram::<u64>::new(3)?;
+        let mut latency = latency::histogram()?;
         for _ in 0..ROUNDS {
             let begun = Instant::now();
             let page = self.list(query).await?;
-            latency.saturating_record(begun.elapsed().as_nanos() as u64);
+            latency::record(&mut latency, begun.elapsed());
             ensure!(page.entries.len() == want, "{what}: {} entries in place of {want}", page.entries.len());
             ensure!(
                 page.entries.is_sorted_by_key(|entry: &Entry| entry.name().to_string()),
                 "{what}: out of order"
             );
         }
-        let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1e6;
+        let at = |share| latency::milliseconds(&latency, share);
         Ok(Listing { what, entries: want, p50_ms: at(0.5), p99_ms: at(0.99) })
     }
 }
