@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -109,6 +110,15 @@ pub fn bytes_written() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/self/io")?;
     let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("no write_bytes")?;
     Ok(line.trim().parse()?)
+}
+
+/// Bytes that the disk below a folder has written, for the whole machine.
+pub fn bytes_written_to_disk(folder: &Path) -> anyhow::Result<u64> {
+    let device = fs::metadata(folder)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"))?;
+    let sectors = text.split_ascii_whitespace().nth(6).context("no sectors written")?;
+    Ok(sectors.parse::<u64>()? * 512)
 }
 
 #[cfg(test)]

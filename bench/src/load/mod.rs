@@ -11,6 +11,8 @@ mod s3;
 mod svg;
 mod swift;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::process::ExitCode;
@@ -89,7 +91,7 @@ async fn measure(settings: &Settings, fleet: &mut Fleet, concurrency: usize) -> 
     let from = Instant::now() + warmup;
     let window = Window {
         from,
-        until: settings.count.is_none().then(|| from + settings.duration),
+        until: settings.duration.map(|duration| from + duration),
         tickets: settings.count.map(AtomicU64::new),
         stop: AtomicBool::new(false),
     };

@@ -73,10 +73,10 @@ pub struct LoadArgs {
     /// Runs so long before it counts
     #[arg(long, help_heading = "Work", default_value = "2s")]
     warmup: String,
-    /// Counts so long
-    #[arg(long, help_heading = "Work", default_value = "10s", conflicts_with = "count")]
-    duration: String,
-    /// Counts so many operations
+    /// Counts at most so long; 10s without --count
+    #[arg(long, help_heading = "Work")]
+    duration: Option<String>,
+    /// Counts at most so many operations
     #[arg(long, help_heading = "Work")]
     count: Option<u64>,
     /// Objects that are prepared for every operation but put
@@ -136,9 +136,9 @@ pub struct Settings {
     pub concurrency: Vec<usize>,
     /// Before it counts.
     pub warmup: Duration,
-    /// While it counts.
-    pub duration: Duration,
-    /// In place of the duration.
+    /// How long it counts, at most.
+    pub duration: Option<Duration>,
+    /// How many operations it counts, at most.
     pub count: Option<u64>,
     /// That are prepared.
     pub objects: usize,
@@ -181,6 +181,7 @@ impl Settings {
             Some(sizes) => Sizes::parse(sizes)?,
             None => Sizes::one(parse_size(&args.size)?),
         };
+        let default = args.count.is_none().then(|| "10s".to_string());
         Ok(Settings {
             endpoint,
             api,
@@ -191,7 +192,7 @@ impl Settings {
             sizes,
             concurrency: args.concurrency,
             warmup: parse_duration(&args.warmup)?,
-            duration: parse_duration(&args.duration)?,
+            duration: args.duration.or(default).as_deref().map(parse_duration).transpose()?,
             count: args.count,
             objects: args.objects,
             page: args.page,
