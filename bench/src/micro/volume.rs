@@ -34,6 +34,9 @@ pub struct VolumeArgs {
     /// Runs of each kind, of which the middle one is shown
     #[arg(long, default_value = "3")]
     rounds: usize,
+    /// Folders that a file for each object is spread over; Swift has one for each object
+    #[arg(long, default_value = "1")]
+    folders: u64,
 }
 
 /// What stores the objects.
@@ -62,6 +65,7 @@ struct Task<'a> {
     writers: usize,
     duration: Duration,
     folder: &'a Path,
+    folders: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,7 +86,10 @@ struct Figure {
 /// Runs it.
 pub fn main(args: &VolumeArgs) -> anyhow::Result<()> {
     let duration = parse_duration(&args.duration)?;
-    ensure!(args.rounds > 0 && !args.writers.contains(&0), "--rounds and --writers must not be 0");
+    ensure!(
+        args.rounds > 0 && args.folders > 0 && !args.writers.contains(&0),
+        "--rounds, --folders and --writers must not be 0"
+    );
     let mut figures = Vec::new();
     for &writers in &args.writers {
         for engine in [Engine::Files, Engine::Node, Engine::NodeWithRow] {
@@ -120,7 +127,7 @@ pub fn main(args: &VolumeArgs) -> anyhow::Result<()> {
 
 fn run(args: &VolumeArgs, engine: Engine, writers: usize, duration: Duration) -> anyhow::Result<Figure> {
     let folder = tempfile::tempdir_in(&args.folder.folder).context("cannot make a folder")?;
-    let task = Task { engine, writers, duration, folder: folder.path() };
+    let task = Task { engine, writers, duration, folder: folder.path(), folders: args.folders };
     match engine {
         Engine::Files => files::run(task),
         Engine::Node | Engine::NodeWithRow => node::run(task),

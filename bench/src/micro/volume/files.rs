@@ -13,12 +13,10 @@ use super::{Figure, Meter, SIZE, Task};
 use crate::latency;
 use crate::random::{Random, mix};
 
-/// Folders that the files are spread over.
-const FOLDERS: u64 = 256;
-
-/// A temporary file, fsync, rename into one of many folders, fsync of that folder.
+/// A temporary file, fsync, rename into its folder, fsync of that folder.
 pub fn run(task: Task<'_>) -> anyhow::Result<Figure> {
-    let folders: Vec<PathBuf> = (0..FOLDERS).map(|index| task.folder.join(format!("{index:02x}"))).collect();
+    let folders: Vec<PathBuf> =
+        (0..task.folders).map(|index| task.folder.join(format!("{index:02x}"))).collect();
     folders.iter().try_for_each(std::fs::create_dir)?;
     let body = Random::new(1).bytes(SIZE);
     let meter = Meter::start(task)?;
@@ -55,7 +53,7 @@ fn write(
 }
 
 fn store(temporary: &PathBuf, folders: &[PathBuf], body: &[u8], number: u64) -> std::io::Result<()> {
-    let folder = &folders[(mix(number) % FOLDERS) as usize];
+    let folder = &folders[(mix(number) % folders.len() as u64) as usize];
     let mut file = File::create(temporary)?;
     file.write_all(body)?;
     file.sync_all()?;
