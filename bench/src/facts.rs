@@ -72,6 +72,26 @@ fn blank_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
     shown
 }
 
+/// Processor time of this process, in seconds, to the nanosecond.
+pub fn own_processor_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Processor time of everything on this machine, in seconds, and what other machines took from it.
+pub fn machine_processor_seconds() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let ticks = parse_machine_ticks(&text).context("unreadable /proc/stat")?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// User, nice, system, interrupts and what was stolen; not idle, waiting, nor guests, which user holds.
+fn parse_machine_ticks(stat: &str) -> Option<u64> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let busy = fields.take(8).enumerate().filter(|(index, _)| ![3, 4].contains(index));
+    busy.map(|(_, field)| field.parse::<u64>().ok()).sum()
+}
+
 /// Processor time of these processes and all that came of them, in seconds; processes that are gone count
 /// where their parents have reaped them.
 pub fn processor_seconds(pids: &[u32]) -> anyhow::Result<f64> {
@@ -129,6 +149,8 @@ mod tests {
     fn ticks_are_parsed_after_the_name() {
         let stat = "42 (a b) c) S 1 42 42 0 -1 4194560 100 0 0 0 7 3 2 1 20 0 1 0 100 0 0";
         assert_eq!(parse_ticks(stat), Some(13));
+        assert_eq!(parse_machine_ticks("cpu  1 2 4 1000 1000 8 16 32 64 128\ncpu0 1"), Some(63));
+        assert!(own_processor_seconds() > 0.0 && machine_processor_seconds().unwrap() > 0.0);
         assert!(processor_seconds(&[std::process::id()]).unwrap() >= 0.0);
         assert!(processor_seconds(&[u32::MAX]).is_err());
     }

@@ -29,7 +29,7 @@ use self::options::Settings;
 use self::report::{Report, Run};
 use self::run::{Fleet, Outcome};
 use self::worker::{Plan, Window};
-use crate::facts::{Machine, processor_seconds};
+use crate::facts::{Machine, machine_processor_seconds, own_processor_seconds, processor_seconds};
 
 /// Runs the command.
 pub fn main(args: LoadArgs) -> anyhow::Result<ExitCode> {
@@ -97,17 +97,40 @@ async fn measure(settings: &Settings, fleet: &mut Fleet, concurrency: usize) -> 
     };
     let running = fleet.start(&settings.mix, concurrency, window)?;
     tokio::time::sleep_until(from.into()).await;
-    let before = processor_times(settings)?;
+    let before = Times::now(settings)?;
     let Outcome { tally } = fleet.finish(running).await?;
-    let after = processor_times(settings)?;
+    let times = Times::now(settings)?.since(&before);
     let seconds = tally.ended.map_or(0.0, |ended| (ended - from).as_secs_f64());
-    let server = settings.server_pids.first().map(|_| after.0 - before.0);
-    Ok(Run { concurrency, seconds, tally, server_seconds: server, client_seconds: after.1 - before.1 })
+    Ok(Run { concurrency, seconds, tally, times })
 }
 
-/// Of the server and of this process.
-fn processor_times(settings: &Settings) -> anyhow::Result<(f64, f64)> {
-    Ok((processor_seconds(&settings.server_pids)?, processor_seconds(&[std::process::id()])?))
+/// Processor time in seconds.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// Of the server, where its process is known.
+    server: Option<f64>,
+    /// Of this process.
+    client: f64,
+    /// Of everything on the machine.
+    machine: f64,
+}
+
+impl Times {
+    fn now(settings: &Settings) -> anyhow::Result<Times> {
+        let pids = &settings.server_pids;
+        let server = if pids.is_empty() { None } else { Some(processor_seconds(pids)?) };
+        Ok(Times { server, client: own_processor_seconds(), machine: machine_processor_seconds()? })
+    }
+
+    fn since(self, before: &Times) -> Times {
+        let server = self.server.zip(before.server).map(|(after, before)| after - before);
+        Times { server, client: self.client - before.client, machine: self.machine - before.machine }
+    }
+
+    /// Of everything but server and client.
+    fn others(&self) -> Option<f64> {
+        Some((self.machine - self.client - self.server?).max(0.0))
+    }
 }
 
 /// A mix of one.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::Times;
 use super::options::Settings;
 use super::tally::Tally;
 use crate::facts::Machine;
@@ -22,10 +23,8 @@ pub struct Run {
     pub seconds: f64,
     /// What they counted.
     pub tally: Tally,
-    /// Processor time of the server, where its process is known.
-    pub server_seconds: Option<f64>,
-    /// Processor time of the client.
-    pub client_seconds: f64,
+    /// What it took.
+    pub times: Times,
 }
 
 /// Everything.
@@ -67,6 +66,8 @@ pub struct RunReport {
     pub server_cpu_us_per_operation: Option<f64>,
     /// Processors that the server kept busy.
     pub server_cpus: Option<f64>,
+    /// Processors that neither server nor client kept busy, interrupts included: what disturbed the run.
+    pub other_cpus: Option<f64>,
     /// Processor time of the client by operation, microseconds.
     pub client_cpu_us_per_operation: f64,
     /// By operation.
@@ -157,9 +158,10 @@ impl RunReport {
             errors: tally.count_faults(None),
             corrupt: tally.count_faults(Some("corrupt")),
             stale: tally.count_faults(Some("stale")),
-            server_cpu_us_per_operation: run.server_seconds.map(each),
-            server_cpus: run.server_seconds.map(|total| total / seconds),
-            client_cpu_us_per_operation: each(run.client_seconds),
+            server_cpu_us_per_operation: run.times.server.map(each),
+            server_cpus: run.times.server.map(|total| total / seconds),
+            other_cpus: run.times.others().map(|total| total / seconds),
+            client_cpu_us_per_operation: each(run.times.client),
             by_operation: by_operation.collect(),
             faults: faults.collect(),
         }
@@ -209,9 +211,11 @@ impl Report {
         let mut text = format!("\nconcurrency {}, {:.1} s", run.concurrency, run.seconds);
         if let (Some(each), Some(cpus)) = (run.server_cpu_us_per_operation, run.server_cpus) {
             // Infallible for strings.
-            let _ = write!(text, ": server {} µs processor time each ({cpus:.2} cores)", number(each));
+            let _ = write!(text, "; processor time: server {} µs each ({cpus:.2} cores)", number(each));
         }
-        let _ = writeln!(text, ", client {} µs each", number(run.client_cpu_us_per_operation));
+        let _ = write!(text, "; client {} µs each", number(run.client_cpu_us_per_operation));
+        let others = run.other_cpus.map(|cpus| format!("; others {cpus:.2} cores")).unwrap_or_default();
+        let _ = writeln!(text, "{others}");
         let headings = ["", "ops/s", "MiB/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "errors"];
         let mut table = Table::new(&headings);
         for (name, one) in &run.by_operation {

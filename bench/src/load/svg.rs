@@ -13,7 +13,8 @@ const TOP: f64 = 70.0;
 const BOTTOM: f64 = 66.0;
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#333}.title{font-size:17px;font-weight:600}\
     .small{font-size:11px;fill:#777}.grid{stroke:#e4e4e4}.axis{stroke:#888}\
-    .line{fill:none;stroke:#1f6feb;stroke-width:2.5}.dot{fill:#1f6feb}";
+    .line{fill:none;stroke:#1f6feb;stroke-width:2.5}.dot{fill:#1f6feb}\
+    .value{paint-order:stroke;stroke:#fff;stroke-width:4px;font-weight:600}";
 
 /// The whole file.
 pub fn picture(report: &Report) -> String {
@@ -51,7 +52,9 @@ fn draw(title: &str, below: &str, runs: &[RunReport]) -> String {
     for &(concurrency, rate) in &points {
         let (cx, cy) = (x(concurrency), y(rate));
         put(&mut svg, format_args!(r#"<circle class="dot" cx="{cx:.1}" cy="{cy:.1}" r="4"/>"#));
-        text(&mut svg, (cx, cy - 10.0), "middle", &thousands(rate));
+        let rate = thousands(rate);
+        let place = format_args!(r#"class="value" x="{cx:.1}" y="{:.1}" text-anchor="middle""#, cy - 10.0);
+        put(&mut svg, format_args!("<text {place}>{rate}</text>"));
         text(&mut svg, (cx, base + 20.0), "middle", &format!("{concurrency}"));
     }
     svg.push_str("</svg>\n");
@@ -103,7 +106,12 @@ fn ceiling(value: f64) -> f64 {
 }
 
 fn thousands(value: f64) -> String {
-    if value >= 10_000.0 { format!("{} k", number(value / 1000.0)) } else { number(value) }
+    let (text, unit) = match value {
+        v if v >= 10_000.0 => (number(v / 1000.0), " k"),
+        v => (number(v), ""),
+    };
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
 }
 
 fn escape(text: &str) -> String {
@@ -128,6 +136,7 @@ mod tests {
             stale: 0,
             server_cpu_us_per_operation: None,
             server_cpus: None,
+            other_cpus: None,
             client_cpu_us_per_operation: 0.0,
             by_operation: BTreeMap::new(),
             faults: Vec::new(),
@@ -159,5 +168,6 @@ mod tests {
         assert!(!draw("t", "b", &[run(1, 0.0)]).contains("NaN"));
         assert!(draw("t", "b", &[]).ends_with("</svg>\n"));
         assert_eq!(ceiling(30_000.0), 40_000.0);
+        assert_eq!([0.0, 5000.0, 25_000.0, 21_359.0].map(thousands), ["0", "5000", "25 k", "21.4 k"]);
     }
 }
