@@ -16,12 +16,19 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const EXAMPLES: &str = "\
+Examples:
+  kodiak-bench load --endpoints DIR/endpoints.json --op mixed --concurrency 1,8,64 --svg mixed.svg
+  kodiak-bench load --s3 http://127.0.0.1:9000 --access-key KEY --secret-key SECRET --op get --size 1MiB
+  kodiak-bench load --swift http://127.0.0.1:8080/auth/v1.0 --user test:tester --key testing --op put
+  kodiak-bench micro volume --folder /var/tmp --json volume.json";
+
 #[derive(Parser)]
 #[command(
     name = "kodiak-bench",
     version,
     about = "Load generator and micro-benchmarks",
-    args_override_self = true
+    args_override_self = true, after_help = EXAMPLES
 )]
 struct Cli {
     #[command(subcommand)]

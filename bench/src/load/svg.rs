@@ -14,7 +14,7 @@ const BOTTOM: f64 = 66.0;
 const STYLE: &str = "text{font:13px system-ui,sans-serif;fill:#333}.title{font-size:17px;font-weight:600}\
     .small{font-size:11px;fill:#777}.grid{stroke:#e4e4e4}.axis{stroke:#888}\
     .line{fill:none;stroke:#1f6feb;stroke-width:2.5}.dot{fill:#1f6feb}\
-    .value{paint-order:stroke;stroke:#fff;stroke-width:4px;font-weight:600}";
+    .value{font-weight:600}.halo{stroke:#fff;stroke-width:5px;stroke-linejoin:round}";
 
 /// The whole file.
 pub fn picture(report: &Report) -> String {
@@ -53,8 +53,11 @@ fn draw(title: &str, below: &str, runs: &[RunReport]) -> String {
         let (cx, cy) = (x(concurrency), y(rate));
         put(&mut svg, format_args!(r#"<circle class="dot" cx="{cx:.1}" cy="{cy:.1}" r="4"/>"#));
         let rate = thousands(rate);
-        let place = format_args!(r#"class="value" x="{cx:.1}" y="{:.1}" text-anchor="middle""#, cy - 10.0);
-        put(&mut svg, format_args!("<text {place}>{rate}</text>"));
+        // Below the words, the same in white and thicker, so that no line runs through them.
+        for class in ["value halo", "value"] {
+            let place = format_args!(r#"x="{cx:.1}" y="{:.1}" text-anchor="middle""#, cy - 10.0);
+            put(&mut svg, format_args!(r#"<text class="{class}" {place}>{rate}</text>"#));
+        }
         text(&mut svg, (cx, base + 20.0), "middle", &format!("{concurrency}"));
     }
     svg.push_str("</svg>\n");
