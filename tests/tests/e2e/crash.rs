@@ -1,12 +1,13 @@
 //! The process is killed under load, again and again: what it acknowledged is there, and nothing is half.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use kodiak_tests::{Client, Store};
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
@@ -45,15 +46,15 @@ async fn write(client: Client, names: Names, round: u64, writer: u64) {
     let mut random = StdRng::seed_from_u64(round * WRITERS + writer);
     for number in 0.. {
         let name = format!("{round:03}-{writer}-{number:05}");
-        names.lock().expect("names").insert(name.clone(), Known::Unknown);
+        names.lock().insert(name.clone(), Known::Unknown);
         let Ok(status) = client.put(&format!("/c/{name}"), content(&name)).await else { return };
         assert_eq!(status, 201, "{name}");
-        names.lock().expect("names").insert(name.clone(), Known::Stored);
+        names.lock().insert(name.clone(), Known::Stored);
         if random.random_bool(0.1) {
-            names.lock().expect("names").insert(name.clone(), Known::Unknown);
+            names.lock().insert(name.clone(), Known::Unknown);
             let Ok(status) = client.delete(&format!("/c/{name}")).await else { return };
             assert_eq!(status, 204, "{name}");
-            names.lock().expect("names").insert(name.clone(), Known::Deleted);
+            names.lock().insert(name.clone(), Known::Deleted);
         }
     }
 }
@@ -61,7 +62,7 @@ async fn write(client: Client, names: Names, round: u64, writer: u64) {
 /// Compares every name of a round, and the listing, with what is known.
 async fn verify(client: &Client, names: &Names, round: u64) -> Result<()> {
     let listed: std::collections::BTreeSet<String> = client.list("c").await?.into_iter().collect();
-    let known = names.lock().expect("names").clone();
+    let known = names.lock().clone();
     for (name, known) in &known {
         let fresh = name.starts_with(&format!("{round:03}-"));
         ensure!(
@@ -116,7 +117,7 @@ async fn crash(rounds: u64, seed: u64) -> Result<()> {
         ensure!(took < Duration::from_secs(10), "the restart took {took:?}");
         verify(&Client::log_in(&store).await?, &names, round).await?;
     }
-    let known = names.lock().expect("names");
+    let known = names.lock();
     println!("{} names, {} crashes", known.len(), rounds);
     Ok(())
 }
