@@ -1,5 +1,7 @@
 //! The node as its callers use it: on real files, through crashes and lost power.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod lossy;
 mod power_loss;
 mod restart;

@@ -90,8 +90,7 @@ async fn live(seed: u64, round: u64, folder: &std::path::Path, known: Known) -> 
         writer.await.unwrap();
     }
     rig.node.shutdown();
-    let known = known.lock().unwrap().clone();
-    known
+    known.lock().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
