@@ -23,6 +23,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 
 use self::content::Content;
+use self::endpoint::Requester;
 use self::mix::{Mix, Operation};
 pub use self::options::LoadArgs;
 use self::options::Settings;
@@ -40,46 +41,91 @@ pub fn main(args: LoadArgs) -> anyhow::Result<ExitCode> {
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?
         }
     };
-    let report = runtime.block_on(drive(&settings))?;
+    runtime.block_on(async {
+        let mut bench = Bench::begin(&settings).await?;
+        let report = bench.drive(&settings).await?;
+        write_files(&settings, &report)?;
+        if !settings.keep {
+            bench.clean_up(&settings).await;
+        }
+        Ok(report.exit_code())
+    })
+}
+
+fn write_files(settings: &Settings, report: &Report) -> anyhow::Result<()> {
     if let Some(path) = &settings.json {
-        let text = serde_json::to_vec_pretty(&report)?;
+        let text = serde_json::to_vec_pretty(report)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &settings.svg {
-        std::fs::write(path, svg::picture(&report))
+        std::fs::write(path, svg::picture(report))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(report.exit_code())
+    Ok(())
 }
 
-async fn drive(settings: &Settings) -> anyhow::Result<Report> {
-    let endpoint = &settings.endpoint;
-    let mut requester = endpoint.requester(&settings.bucket, &settings.prefix, settings.page).await?;
-    let new = requester.make_bucket().await.context("cannot begin")?;
-    let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
-    let plan = Plan {
-        content: Content::new(settings.seed, settings.sizes.clone()),
-        quickack: settings.quickack,
-        timeout: settings.timeout,
-        next_number: AtomicU64::new(0),
-        // Generations of an earlier benchmark are smaller, unless it wrote more than one a microsecond.
-        next_generation: AtomicU64::new(started),
-    };
-    let mut fleet = Fleet::new(Arc::new(plan), requester.clone(), settings.seed);
-    let mut report = Report::new(Machine::here(), settings);
-    print!("{}", report.heading());
-    for &concurrency in &settings.concurrency {
-        let run = measure(settings, &mut fleet, concurrency).await?;
-        print!("{}", report.add(run));
+/// A benchmark with what it has made at the server.
+struct Bench {
+    fleet: Fleet,
+    requester: Requester,
+    made_bucket: bool,
+}
+
+impl Bench {
+    async fn begin(settings: &Settings) -> anyhow::Result<Bench> {
+        processor_seconds(&settings.server_pids)?;
+        let endpoint = &settings.endpoint;
+        let mut requester = endpoint.requester(&settings.bucket, &settings.prefix, settings.page).await?;
+        let made_bucket = requester.make_bucket().await.context("cannot begin")?;
+        let started = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64;
+        let plan = Plan {
+            content: Content::new(settings.seed, settings.sizes.clone()),
+            quickack: settings.quickack,
+            timeout: settings.timeout,
+            next_number: AtomicU64::new(0),
+            // Those of an earlier benchmark are smaller, unless it wrote more than one a microsecond.
+            next_generation: AtomicU64::new(started),
+        };
+        let fleet = Fleet::new(Arc::new(plan), requester.clone(), settings.seed);
+        Ok(Bench { fleet, requester, made_bucket })
     }
-    print!("{}", report.explanations());
-    if !settings.keep {
-        fleet.clean_up(settings.most_concurrent()).await?;
-        if new {
-            requester.delete_bucket().await?;
+
+    /// Makes all runs, or those before the one that could not be made.
+    async fn drive(&mut self, settings: &Settings) -> anyhow::Result<Report> {
+        let mut report = Report::new(Machine::here(), settings);
+        print!("{}", report.heading());
+        for &concurrency in &settings.concurrency {
+            match measure(settings, &mut self.fleet, concurrency).await {
+                Ok(run) => {
+                    let stopped = run.stopped;
+                    print!("{}", report.add(run));
+                    if stopped {
+                        println!("stopped: the server cannot be reached");
+                        break;
+                    }
+                }
+                Err(error) if report.runs.is_empty() => return Err(error),
+                Err(error) => {
+                    println!("\nno run at concurrency {concurrency}: {error:#}");
+                    report.incomplete = true;
+                    break;
+                }
+            }
+        }
+        print!("{}", report.explanations());
+        Ok(report)
+    }
+
+    /// Deletes what was made; says so where that fails, for the figures are good all the same.
+    async fn clean_up(&mut self, settings: &Settings) {
+        let mut cleaned = self.fleet.clean_up(settings.most_concurrent()).await;
+        if self.made_bucket && cleaned.is_ok() {
+            cleaned = self.requester.delete_bucket().await;
+        }
+        if let Err(error) = cleaned {
+            eprintln!("kodiak-bench: objects were left behind: {error:#}");
         }
     }
-    Ok(report)
 }
 
 async fn measure(settings: &Settings, fleet: &mut Fleet, concurrency: usize) -> anyhow::Result<Run> {
@@ -98,10 +144,10 @@ async fn measure(settings: &Settings, fleet: &mut Fleet, concurrency: usize) -> 
     let running = fleet.start(&settings.mix, concurrency, window)?;
     tokio::time::sleep_until(from.into()).await;
     let before = Times::now(settings)?;
-    let Outcome { tally } = fleet.finish(running).await?;
+    let Outcome { tally, stopped } = fleet.finish(running).await?;
     let times = Times::now(settings)?.since(&before);
     let seconds = tally.ended.map_or(0.0, |ended| (ended - from).as_secs_f64());
-    Ok(Run { concurrency, seconds, tally, times })
+    Ok(Run { concurrency, seconds, tally, stopped, times })
 }
 
 /// Processor time in seconds.
@@ -117,8 +163,11 @@ struct Times {
 
 impl Times {
     fn now(settings: &Settings) -> anyhow::Result<Times> {
-        let pids = &settings.server_pids;
-        let server = if pids.is_empty() { None } else { Some(processor_seconds(pids)?) };
+        // A server that has ended meanwhile takes its figure with it, not the report.
+        let server = match settings.server_pids.as_slice() {
+            [] => None,
+            pids => processor_seconds(pids).ok(),
+        };
         Ok(Times { server, client: own_processor_seconds(), machine: machine_processor_seconds()? })
     }
 

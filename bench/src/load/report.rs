@@ -23,6 +23,8 @@ pub struct Run {
     pub seconds: f64,
     /// What they counted.
     pub tally: Tally,
+    /// Whether it ended early because the server could not be reached.
+    pub stopped: bool,
     /// What it took.
     pub times: Times,
 }
@@ -39,6 +41,8 @@ pub struct Report {
     seed: u64,
     quickack: bool,
     client_threads: usize,
+    /// Whether runs are missing.
+    pub incomplete: bool,
     /// By concurrency.
     pub runs: Vec<RunReport>,
 }
@@ -186,6 +190,7 @@ impl Report {
             seed: settings.seed,
             quickack: settings.quickack,
             client_threads: settings.threads,
+            incomplete: false,
             runs: Vec::new(),
         }
     }
@@ -207,6 +212,7 @@ impl Report {
 
     /// Adds a run; gives its table.
     pub fn add(&mut self, run: Run) -> String {
+        self.incomplete |= run.stopped;
         let run = RunReport::of(&run);
         let mut text = format!("\nconcurrency {}, {:.1} s", run.concurrency, run.seconds);
         if let (Some(each), Some(cpus)) = (run.server_cpu_us_per_operation, run.server_cpus) {
@@ -253,10 +259,10 @@ impl Report {
         text
     }
 
-    /// 1 where wrong bytes were read or nothing succeeded.
+    /// 1 where wrong bytes were read, nothing succeeded or runs are missing.
     pub fn exit_code(&self) -> ExitCode {
         let bad = |run: &RunReport| run.corrupt > 0 || run.operations == 0;
-        if self.runs.iter().any(bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        if self.incomplete || self.runs.iter().any(bad) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 

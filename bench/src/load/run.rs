@@ -1,6 +1,7 @@
 //! Many workers at once, and the objects that go from one run to the next.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -28,12 +29,15 @@ pub struct Fleet {
 pub struct Outcome {
     /// By all workers.
     pub tally: Tally,
+    /// Whether a worker ended it because it could not connect any more.
+    pub stopped: bool,
 }
 
 /// A run that has begun.
 #[derive(Debug)]
 pub struct Running {
     tasks: Vec<JoinHandle<Worker>>,
+    window: Arc<Window>,
 }
 
 impl Fleet {
@@ -77,10 +81,9 @@ impl Fleet {
         tally.faults.retain(|key, _| key.1 != "404");
         if let Some((key, faults)) = tally.faults.first_key_value() {
             let (number, example) = (tally.count_faults(None), &faults.example);
-            eprintln!("{number} of {count} objects could not be deleted; the first: {}: {example}", key.1);
-        } else {
-            eprintln!("deleted {count} objects in {:.1} s", begun.elapsed().as_secs_f64());
+            bail!("{number} of {count} objects could not be deleted; the first: {}: {example}", key.1);
         }
+        eprintln!("deleted {count} objects in {:.1} s", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -95,7 +98,7 @@ impl Fleet {
             let worker = Worker::new(self.plan.clone(), mix.clone(), self.requester.clone(), seed, share)?;
             tasks.push(tokio::spawn(worker.run(window.clone())));
         }
-        Ok(Running { tasks })
+        Ok(Running { tasks, window })
     }
 
     /// Waits for the workers, and takes the objects back.
@@ -107,6 +110,6 @@ impl Fleet {
             self.doubtful.extend(worker.doubtful);
             tally.merge(worker.tally);
         }
-        Ok(Outcome { tally })
+        Ok(Outcome { tally, stopped: running.window.stop.load(Relaxed) })
     }
 }

@@ -15,14 +15,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::options::Settings;
 use super::report::Report;
-use super::{LoadArgs, drive};
+use super::{Bench, LoadArgs};
 
 /// What the server does wrong with GETs of objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lie {
+    Quits,
     None,
     FlipsBit,
     CutsShort,
@@ -37,6 +40,7 @@ enum Lie {
 struct Fake {
     lie: Lie,
     objects: Mutex<BTreeMap<String, Bytes>>,
+    quit: Notify,
 }
 
 impl Fake {
@@ -56,6 +60,9 @@ impl Fake {
         }
         let is_object = path.contains("/load/");
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        if self.lie == Lie::Quits && method == Method::GET {
+            self.quit.notify_waiters();
+        }
         if self.lie == Lie::Hangs && is_object && method == Method::GET {
             tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         }
@@ -118,15 +125,24 @@ fn plain(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
 async fn serve(lie: Lie) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let fake = Arc::new(Fake { lie, objects: Mutex::default() });
-    tokio::spawn(async move {
+    let fake = Arc::new(Fake { lie, objects: Mutex::default(), quit: Notify::new() });
+    let served = fake.clone();
+    let serving = async move {
+        let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let fake = fake.clone();
             let service = service_fn(move |request| {
                 let fake = fake.clone();
                 async move { Ok::<_, Infallible>(fake.answer(request).await) }
             });
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    };
+    // Quitting closes the listener and all connections.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = serving => {}
+            () = served.quit.notified() => {}
         }
     });
     address
@@ -136,6 +152,13 @@ async fn serve(lie: Lie) -> SocketAddr {
 struct Line {
     #[command(flatten)]
     load: LoadArgs,
+}
+
+async fn drive(settings: &Settings) -> anyhow::Result<Report> {
+    let mut bench = Bench::begin(settings).await?;
+    let report = bench.drive(settings).await?;
+    bench.fleet.clean_up(4).await?;
+    Ok(report)
 }
 
 async fn load(lie: Lie, options: &str) -> Report {
@@ -207,6 +230,20 @@ async fn swift_logs_in_and_uses_its_token() {
     let line = Line::parse_from(line.split_whitespace());
     let report = drive(&Settings::of(line.load).unwrap()).await.unwrap();
     assert_eq!((report.runs[0].operations, report.runs[0].errors), (200, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_quits_leaves_a_report() {
+    let address = serve(Lie::Quits).await;
+    let line = format!(
+        "x --s3 http://{address} --access-key a --secret-key s --op get --warmup 0 --concurrency 2,4"
+    );
+    let settings = Settings::of(Line::parse_from(line.split_whitespace()).load).unwrap();
+    let mut bench = Bench::begin(&settings).await.unwrap();
+    let report = bench.drive(&settings).await.unwrap();
+    assert_eq!(report.runs.len(), 1, "the second run has no server");
+    assert!(report.incomplete && failed(&report));
+    bench.clean_up(&settings).await;
 }
 
 #[tokio::test]
