@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kodiak_storage_api::Timestamp;
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// An HTTP date, rounded up to whole seconds as Swift rounds `Last-Modified`: a client that sends it
 /// back in `If-Unmodified-Since` means this version.
@@ -15,8 +14,10 @@ pub fn http_date(at: Timestamp) -> String {
 
 /// ISO 8601 with microseconds and no zone, as Swift's listings have it.
 pub fn iso_date(at: Timestamp) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]");
-    OffsetDateTime::from(at.system_time()).format(&format).unwrap_or_default()
+    let at = OffsetDateTime::from(at.system_time());
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second, micro) = at.to_hms_micro();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}", u8::from(month))
 }
 
 /// Seconds since 1970 of an HTTP date; none if it is not one or lies before 1970.

@@ -37,7 +37,8 @@ struct Checks {
 }
 
 impl Checks {
-    fn of(call: &Call, algorithm: Option<Algorithm>) -> Result<Checks, S3Error> {
+    /// `length`: that of a body which has come already, whatever its headers say.
+    fn of(call: &Call, algorithm: Option<Algorithm>, length: Option<u64>) -> Result<Checks, S3Error> {
         let number = |name: &str| match call.header(name).map(str::parse::<u64>) {
             Some(Ok(length)) => Ok(Some(length)),
             Some(Err(_)) => Err(S3Error::invalid_argument(format!("{name} is not a number."))),
@@ -50,7 +51,7 @@ impl Checks {
                 (Some(ChunkedDecoder::new(verified, trailer, length)), length)
             }
             Payload::Unsigned | Payload::Sha256(_) => {
-                (None, number("content-length")?.ok_or_else(S3Error::missing_length)?)
+                (None, length.or(number("content-length")?).ok_or_else(S3Error::missing_length)?)
             }
         };
         if length > MAX_PUT {
@@ -114,7 +115,7 @@ impl S3Front {
         (path, policy): (ObjectPath, PolicyIndex),
         (algorithm, part): (Option<Algorithm>, bool),
     ) -> Result<Received, S3Error> {
-        let mut checks = Checks::of(call, algorithm)?;
+        let mut checks = Checks::of(call, algorithm, None)?;
         let mut upload = self.store.upload(path, policy, part);
         while let Some(data) = body.data().await {
             let mut data = data?;
@@ -150,8 +151,7 @@ impl S3Front {
             decoder.finish()?;
             return Ok(content.into());
         }
-        let mut checks = Checks::of(call, None)?;
-        checks.length = length;
+        let mut checks = Checks::of(call, None, Some(length))?;
         checks.update(&text);
         checks.finish(md5_simd::digest(&text), length)?;
         Ok(text)

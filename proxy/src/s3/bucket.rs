@@ -214,8 +214,8 @@ pub(super) fn acl(call: &Call) -> Answer {
         "Grantee",
         "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"CanonicalUser\"",
     );
-    xml.element("ID", call.account());
-    xml.element("DisplayName", call.account());
+    xml.element("ID", &call.principal.user);
+    xml.element("DisplayName", &call.principal.user);
     xml.close("Grantee");
     xml.element("Permission", "FULL_CONTROL");
     xml.close("Grant");
@@ -223,10 +223,10 @@ pub(super) fn acl(call: &Call) -> Answer {
     xml.answer("AccessControlPolicy")
 }
 
-/// Whose a bucket or an object is: its account's.
+/// Whose a bucket or an object is: its account's, all of whose owners are one to S3; so the asker's.
 pub(super) fn owner(xml: &mut Xml, element: &str, call: &Call) {
     xml.open(element);
-    xml.element("ID", call.account());
-    xml.element("DisplayName", call.account());
+    xml.element("ID", &call.principal.user);
+    xml.element("DisplayName", &call.principal.user);
     xml.close(element);
 }

@@ -120,7 +120,7 @@ impl S3Front {
 
     fn completed(&self, call: &Call, record: &ObjectRecord, checksum: Option<(Algorithm, String)>) -> Answer {
         let host = call.header("host").unwrap_or("localhost");
-        let key = percent_encoding::utf8_percent_encode(call.key(), percent_encoding::NON_ALPHANUMERIC);
+        let key = super::list::encoded(call.key(), true);
         let mut xml = Xml::root("CompleteMultipartUploadResult");
         xml.element("Location", &format!("http://{host}/{}/{key}", call.bucket()));
         xml.element("Bucket", call.bucket());

@@ -115,10 +115,8 @@ impl S3Error {
         xml.close("Error");
         let body = xml.finish();
         let builder = builder.header("content-type", "application/xml");
-        if head {
-            return builder.body(empty()).unwrap_or_default_response();
-        }
-        builder.header("content-length", body.len()).body(full(body)).unwrap_or_default_response()
+        let builder = builder.header("content-length", if head { 0 } else { body.len() });
+        builder.body(if head { empty() } else { full(body) }).unwrap_or_default_response()
     }
 }
 

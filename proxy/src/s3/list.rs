@@ -5,7 +5,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kodiak_storage_api::{Entry, ListQuery, Page, Row, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 use super::S3Front;
 use super::bucket::owner;
@@ -47,7 +46,8 @@ impl<'a> Listing<'a> {
     fn head(&self, xml: &mut Xml, truncated: bool) {
         xml.element("Name", self.call.bucket());
         xml.element("Prefix", &self.text(self.call.query("prefix").unwrap_or("")));
-        if let Some(delimiter) = self.call.query("delimiter") {
+        let delimiter = self.call.query("delimiter").filter(|d| !d.is_empty() || self.call.has("versions"));
+        if let Some(delimiter) = delimiter {
             xml.element("Delimiter", &self.text(delimiter));
         }
         xml.value("MaxKeys", self.max_keys);
@@ -78,7 +78,11 @@ impl<'a> Listing<'a> {
         xml.element("Key", &self.text(&row.name));
         xml.element("LastModified", &iso_millis(row.timestamp));
         let etag = row.extra("slo_etag").map_or(row.etag.as_str(), |etag| etag.trim_matches('"'));
-        xml.element("ETag", &format!("\"{etag}\""));
+        xml.open("ETag");
+        xml.text("\"");
+        xml.text(etag);
+        xml.text("\"");
+        xml.close("ETag");
         if let Some(algorithm) = row.extra("-checksum") {
             xml.element("ChecksumAlgorithm", algorithm);
             xml.element("ChecksumType", row.extra("-checksum-type").unwrap_or("FULL_OBJECT"));
@@ -221,7 +225,8 @@ pub(super) fn encoded(text: &str, url: bool) -> std::borrow::Cow<'_, str> {
 pub(super) fn iso_millis(at: Timestamp) -> String {
     // Rounded up to seconds, as Last-Modified is: clients compare the two.
     let seconds = at.micros().div_ceil(1_000_000);
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].000Z");
-    let at = OffsetDateTime::from_unix_timestamp(seconds as i64).ok();
-    at.and_then(|at| at.format(&format).ok()).unwrap_or_default()
+    let Ok(at) = OffsetDateTime::from_unix_timestamp(seconds as i64) else { return String::new() };
+    let (hour, minute, second) = at.to_hms();
+    let (year, month, day) = at.to_calendar_date();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z", u8::from(month))
 }

@@ -32,7 +32,9 @@ impl Xml {
     }
 
     pub(super) fn open(&mut self, name: &str) {
-        let _ = write!(self.0, "<{name}>");
+        self.0.push('<');
+        self.0.push_str(name);
+        self.0.push('>');
     }
 
     /// Opens an element with attributes, as they are.
@@ -41,7 +43,9 @@ impl Xml {
     }
 
     pub(super) fn close(&mut self, name: &str) {
-        let _ = write!(self.0, "</{name}>");
+        self.0.push_str("</");
+        self.0.push_str(name);
+        self.0.push('>');
     }
 
     /// An element with text.
@@ -58,6 +62,12 @@ impl Xml {
 
     /// Text, escaped.
     pub(super) fn text(&mut self, text: &str) {
+        // Nearly all text is plain, and is copied at once.
+        let plain = |byte: u8| byte >= b' ' && !matches!(byte, b'<' | b'>' | b'&' | b'"');
+        if text.bytes().all(plain) {
+            self.0.push_str(text);
+            return;
+        }
         for c in text.chars() {
             match c {
                 '<' => self.0.push_str("&lt;"),
