@@ -1,7 +1,7 @@
 # `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help packages build up down test lint unit docs clients swift-functional bench bench-peers
+.PHONY: help packages build up down test lint unit docs clients swift-functional bench
 
 # What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
 ARGS ?=
@@ -46,5 +46,3 @@ swift-functional: build ## OpenStack Swift's own functional tests, compared with
 bench: build ## Measure this machine's figures
 	@$(ENV) bench/run "$$CARGO_TARGET_DIR/release"
 
-bench-peers: build ## Measure the other stores beside it
-	@$(ENV) bench/peers "$$CARGO_TARGET_DIR/release"
