@@ -34,7 +34,7 @@ pub fn streamed(stream: impl Stream<Item = Result<Bytes, StoreError>> + Send + '
 /// Why a request's body cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestBodyError {
-    /// Nothing came for [`IDLE`].
+    /// Nothing came for a minute.
     #[error("the request body took too long")]
     TimedOut,
     /// The connection broke, or the body ended before its length.
@@ -91,7 +91,7 @@ impl RequestBody {
         }
     }
 
-    /// Reads on, up to [`DRAIN`] bytes, so that a client that sends before it listens gets its answer.
+    /// Reads on, up to 1 MiB, so that a client that sends before it listens gets its answer.
     pub async fn drain(&mut self) {
         let mut left = DRAIN;
         if self.length().is_some_and(|length| length > left) {
