@@ -19,7 +19,7 @@
 //!
 //! Integers in keys are big-endian: a partition is one range of keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kodiak_storage_api::{BlockKey, DirectoryKey, NodeError, ObjectKey, Timestamp};
 use rocksdb::{
@@ -102,8 +102,17 @@ impl IndexMemory {
     }
 }
 
+/// Marks a database in which damage was found: the next opening makes it anew.
+const DAMAGED: &str = "DAMAGED";
+
+/// Whether damage was found in the database of a folder.
+pub fn is_damaged(folder: &Path) -> bool {
+    folder.join(DAMAGED).exists()
+}
+
 /// The database of one device.
 pub struct Index {
+    folder: PathBuf,
     db: DB,
     no_log: WriteOptions,
     cached_only: ReadOptionsMaker,
@@ -152,7 +161,7 @@ impl Index {
         let db = DB::open_cf_descriptors(&options, folder, families)?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        Ok(Index { db, no_log, cached_only })
+        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only })
     }
 
     /// The handle of a family.
@@ -163,7 +172,7 @@ impl Index {
 
     /// A value; may read the disk.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, NodeError> {
-        self.db.get_pinned_cf(self.family(family), key).map_err(failed)
+        self.db.get_pinned_cf(self.family(family), key).map_err(|error| self.failed(error))
     }
 
     /// A value if that needs no disk: `None` if it might.
@@ -175,7 +184,7 @@ impl Index {
         match self.db.get_pinned_cf_opt(self.family(family), key, &(self.cached_only)()) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -190,7 +199,7 @@ impl Index {
 
     /// Applies a batch at once; not durable by itself.
     pub fn write(&self, batch: WriteBatch) -> Result<(), NodeError> {
-        self.db.write_opt(batch, &self.no_log).map_err(failed)
+        self.db.write_opt(batch, &self.no_log).map_err(|error| self.failed(error))
     }
 
     /// Iterates from a position.
@@ -203,19 +212,26 @@ impl Index {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let families: Vec<&ColumnFamily> = Family::ALL.iter().map(|f| self.family(*f)).collect();
-        self.db.flush_cfs_opt(&families, &options).map_err(failed)
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(error))
+    }
+
+    /// An error as an answer. Damage is noted: nothing in an index is the only copy.
+    pub fn failed(&self, error: rocksdb::Error) -> NodeError {
+        if error.kind() != ErrorKind::Corruption {
+            return NodeError::Unavailable(format!("index: {error}"));
+        }
+        if !is_damaged(&self.folder) {
+            tracing::error!(index = %self.folder.display(), %error, "index is damaged: the next start makes it anew");
+            if let Err(error) = std::fs::write(self.folder.join(DAMAGED), error.as_ref()) {
+                tracing::error!(%error, "the damage could not be noted");
+            }
+        }
+        NodeError::Corrupt(format!("index: {error}"))
     }
 
     /// Stops background work, so that closing does not wait for a compaction.
     pub fn stop(&self) {
         self.db.cancel_all_background_work(true);
-    }
-}
-
-fn failed(error: rocksdb::Error) -> NodeError {
-    match error.kind() {
-        ErrorKind::Corruption => NodeError::Corrupt(format!("index: {error}")),
-        _ => NodeError::Unavailable(format!("index: {error}")),
     }
 }
 

@@ -13,6 +13,8 @@ mod compact;
 mod device;
 mod directories;
 pub mod disk;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod index;
 mod listing;

@@ -35,6 +35,12 @@ pub struct DeviceSettings {
     pub path: PathBuf,
 }
 
+impl DeviceSettings {
+    fn is_damaged(&self) -> bool {
+        crate::index::is_damaged(&self.path.join(crate::device::INDEX))
+    }
+}
+
 /// Settings of a storage node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -140,12 +146,12 @@ impl Node {
     ) -> Result<Arc<Node>, OpenError> {
         let begun = Instant::now();
         let memory = IndexMemory::new(settings.index_cache, settings.index_buffers);
-        let found = each(&settings.devices, |device| {
-            Found::open(&device.name, &device.path, disk.clone(), &memory, &clock)
-        })?;
-        let directories: Arc<Vec<Arc<Directories>>> =
-            Arc::new(found.iter().map(|f| f.shared().directories.clone()).collect());
-        let needles = replay(&found, &directories)?;
+        let find = || find(&settings, &memory, &clock, &disk);
+        // An index whose damage shows only now is made anew at the second attempt.
+        let (found, directories, needles) = match find() {
+            Err(OpenError::Index { .. }) if settings.devices.iter().any(DeviceSettings::is_damaged) => find(),
+            found => found,
+        }?;
         let devices: Result<Vec<_>, _> =
             found.into_iter().map(|f| f.start(&settings, directories.clone()).map(Arc::new)).collect();
         let devices = Arc::new(devices?);
@@ -159,7 +165,7 @@ impl Node {
         let (kept, of) = (devices.clone(), settings.clone());
         let maintenance = std::thread::Builder::new()
             .name("maintenance".into())
-            .spawn(move || maintain(&kept, &of, &stopped))
+            .spawn(move || maintain(&kept, &of, &stopped, needles > 0))
             .map_err(|source| OpenError::Io { device: "all".into(), source })?;
         Ok(Arc::new(Node {
             devices,
@@ -213,6 +219,21 @@ impl Node {
         let missing = || NodeError::Unavailable(format!("no device {}", device.0));
         self.devices.get(usize::from(device.0)).ok_or_else(missing)
     }
+}
+
+/// Opens the devices and brings their indexes up to date; how many needles that took.
+fn find(
+    settings: &NodeSettings,
+    memory: &IndexMemory,
+    clock: &Arc<Clock>,
+    disk: &Arc<dyn Disk>,
+) -> Result<(Vec<Found>, Arc<Vec<Arc<Directories>>>, u64), OpenError> {
+    let found = each(&settings.devices, |device| {
+        Found::open(&device.name, &device.path, disk.clone(), memory, clock)
+    })?;
+    let directories: Vec<_> = found.iter().map(|f| f.shared().directories.clone()).collect();
+    let needles = replay(&found, &directories)?;
+    Ok((found, Arc::new(directories), needles))
 }
 
 /// Does something with each device in a thread of its own.
@@ -287,9 +308,13 @@ const TICK: Duration = Duration::from_millis(250);
 /// What was written is checkpointed after this long at the latest, so that a start stays quick.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
-fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver<()>) {
+fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver<()>, replayed: bool) {
     let positions = || devices.iter().map(|d| *d.shared.applied.lock()).collect::<Vec<_>>();
     let (mut last, mut at) = (positions(), Instant::now());
+    // What one start has replayed, the next need not: crashes in a row would replay more each time.
+    if replayed && let Err(error) = checkpoint(devices) {
+        tracing::error!(%error, "checkpoint failed");
+    }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
         let now = positions();
