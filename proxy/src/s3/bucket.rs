@@ -43,7 +43,7 @@ const UNDONE: [&str; 11] = [
 ];
 
 #[derive(Deserialize)]
-struct CreateBucketConfiguration {
+pub(super) struct CreateBucketConfiguration {
     #[serde(rename = "LocationConstraint")]
     location: Option<String>,
 }

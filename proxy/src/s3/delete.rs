@@ -15,7 +15,7 @@ use crate::store::{Precondition, StoreError};
 const MAX_KEYS: usize = 1000;
 
 #[derive(Deserialize)]
-struct Delete {
+pub(super) struct Delete {
     #[serde(rename = "Object", default)]
     objects: Vec<Named>,
     #[serde(rename = "Quiet", default)]

@@ -15,6 +15,8 @@ mod complete;
 mod copy;
 mod delete;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod list;
 mod metadata;
 mod multipart;

@@ -14,6 +14,8 @@ mod copy;
 mod cors;
 mod dlo;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod info;
 mod listing;
 mod metadata;
