@@ -81,6 +81,7 @@ impl Store {
 
     /// Starts a store in a folder that outlives it.
     pub fn start_in(folder: &Path, arguments: &[&str]) -> Result<Store> {
+        std::fs::create_dir_all(folder)?;
         let (child, endpoints) = spawn(folder, arguments)?;
         Ok(Store { folder: Folder::Given(folder.to_owned()), child, endpoints })
     }

@@ -34,16 +34,13 @@ pub fn streamed(stream: impl Stream<Item = Result<Bytes, StoreError>> + Send + '
 /// Why a request's body cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestBodyError {
-    /// Nothing came for a minute.
+    /// Nothing came for too long.
     #[error("the request body took too long")]
     TimedOut,
     /// The connection broke, or the body ended before its length.
     #[error("the request body ended early")]
     CutShort,
 }
-
-/// A client that sends nothing of its body for this long is given up, as in Swift.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Bytes of a body that are read although nobody wants them any more.
 const DRAIN: u64 = 1 << 20;
@@ -56,18 +53,20 @@ enum Source {
 /// The body of a request: from a connection, or given whole.
 pub struct RequestBody {
     source: Source,
+    /// How long the client may send nothing.
+    patience: Duration,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    /// A body from a connection.
-    pub fn incoming(body: hyper::body::Incoming) -> RequestBody {
-        RequestBody { source: Source::Incoming(body), idle: None }
+    /// A body from a connection, whose client is given up when it sends nothing for `patience`.
+    pub fn incoming(body: hyper::body::Incoming, patience: Duration) -> RequestBody {
+        RequestBody { source: Source::Incoming(body), patience, idle: None }
     }
 
     /// A body with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
-        RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
+        RequestBody { source: Source::Full(Full::new(bytes.into())), patience: Duration::MAX, idle: None }
     }
 
     /// Its length, where it is known.
@@ -136,7 +135,8 @@ impl Body for RequestBody {
             this.idle = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(|_| RequestBodyError::CutShort)));
         }
-        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE)));
+        let patience = this.patience;
+        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         idle.as_mut().poll(cx).map(|()| Some(Err(RequestBodyError::TimedOut)))
     }
 

@@ -88,7 +88,7 @@ pub struct Store {
     map: Map,
     clock: Arc<Clock>,
     locks: KeyLocks,
-    /// A permit for each 64 KiB of [`UPLOAD_BUFFERS`].
+    /// A permit for each block of [`UPLOAD_BUFFERS`].
     buffers: Arc<Semaphore>,
     readers: Arc<Readers>,
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kodiak_storage_api::{
     BLOCK_SIZE, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
 };
 use rand::RngCore;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 
@@ -18,6 +18,10 @@ use super::{SharedStore, Store, StoreError, quorum};
 pub(super) const PERMIT_BYTES: usize = BLOCK_SIZE;
 /// How long an upload waits for room in the buffers before it is told that the store is too busy.
 const BUFFER_WAIT: Duration = Duration::from_secs(30);
+/// A block that takes longer to come gives its room to others when there is none left.
+const SLOW_BLOCK: Duration = Duration::from_secs(60);
+/// Pieces smaller than this are copied together: a million tiny ones would cost far more than their bytes.
+const SMALL_PIECE: usize = 4096;
 /// Blocks of one upload that are hashed or written at once.
 const BLOCKS_AT_ONCE: usize = 4;
 
@@ -28,10 +32,19 @@ pub struct Upload {
     path: ObjectPath,
     inline_max: usize,
     pending: Vec<Bytes>,
+    /// Small pieces that follow `pending`.
+    small: BytesMut,
+    /// Bytes of both.
     pending_len: usize,
-    permit: Option<OwnedSemaphorePermit>,
+    room: Option<Room>,
     written: u64,
     md5: Option<Md5Chain>,
+}
+
+/// Room for a block, and since when it is held.
+struct Room {
+    permit: OwnedSemaphorePermit,
+    since: Instant,
 }
 
 /// A complete upload.
@@ -65,8 +78,9 @@ impl Store {
             path,
             inline_max: if always_blocks { 0 } else { INLINE_MAX },
             pending: Vec::new(),
+            small: BytesMut::new(),
             pending_len: 0,
-            permit: None,
+            room: None,
             written: 0,
             md5: Some(Md5Chain::new()),
         }
@@ -114,16 +128,22 @@ impl Upload {
         self.written
     }
 
-    /// Takes the next bytes; waits while the devices are behind. Never copies them.
+    /// Takes the next bytes; waits while the devices are behind. Copies only small pieces after the first.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
         self.written += bytes.len() as u64;
         while !bytes.is_empty() {
-            if self.pending_len + bytes.len() > self.inline_max && self.permit.is_none() {
-                self.permit = Some(self.blocks.room().await?);
+            match &self.room {
+                Some(room) if room.since.elapsed() > SLOW_BLOCK && self.blocks.no_room() => {
+                    return Err(StoreError::Overloaded);
+                }
+                None if self.pending_len + bytes.len() > self.inline_max => {
+                    let permit = self.blocks.room().await?;
+                    self.room = Some(Room { permit, since: Instant::now() });
+                }
+                _ => {}
             }
             let piece = bytes.split_to(bytes.len().min(BLOCK_SIZE - self.pending_len));
-            self.pending_len += piece.len();
-            self.pending.push(piece);
+            self.gather(piece);
             if self.pending_len == BLOCK_SIZE {
                 self.send_block().await?;
             }
@@ -131,10 +151,35 @@ impl Upload {
         Ok(())
     }
 
+    fn gather(&mut self, piece: Bytes) {
+        let first = self.pending_len == 0;
+        self.pending_len += piece.len();
+        if piece.len() < SMALL_PIECE && !first {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.end_small();
+            self.pending.push(piece);
+        }
+    }
+
+    fn end_small(&mut self) {
+        if !self.small.is_empty() {
+            self.pending.push(std::mem::take(&mut self.small).freeze());
+        }
+    }
+
+    /// What was gathered.
+    fn gathered(&mut self) -> Vec<Bytes> {
+        self.end_small();
+        self.pending_len = 0;
+        std::mem::take(&mut self.pending)
+    }
+
     /// Ends the upload: all its blocks are on stable storage and its MD5 is known.
     pub async fn finish(mut self) -> Result<Staged, StoreError> {
         if self.blocks.begun == 0 && self.pending_len <= self.inline_max {
-            let (md5, inline) = digest::md5(std::mem::take(&mut self.pending), self.pending_len).await?;
+            let length = self.pending_len;
+            let (md5, inline) = digest::md5(self.gathered(), length).await?;
             return Ok(self.staged(md5, inline, Layout::Inline));
         }
         if self.pending_len > 0 {
@@ -167,17 +212,16 @@ impl Upload {
         };
         let (hashed, next) = oneshot::channel();
         self.md5 = Some(Md5Chain::Pending(next));
-        let data = std::mem::take(&mut self.pending);
-        self.pending_len = 0;
+        let data = self.gathered();
         let (store, policy, owner) = (self.blocks.store.clone(), self.blocks.policy, self.path.clone());
-        let (id, permit) = ((self.blocks.data, self.blocks.begun), self.permit.take());
+        let (id, room) = ((self.blocks.data, self.blocks.begun), self.room.take());
         self.blocks.begun += 1;
         self.blocks.writes.spawn(async move {
             let block = digest::block(md5, data).await?;
             // Nobody waits for the hash if the upload was given up.
             let _ = hashed.send(block.md5);
             let written = store.write_block(&owner, policy, id, (block.blake3, block.data)).await;
-            drop(permit);
+            drop(room.map(|room| room.permit));
             written
         });
         Ok(())
@@ -191,6 +235,11 @@ impl Blocks {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(StoreError::Overloaded),
         }
+    }
+
+    /// Whether somebody would have to wait.
+    fn no_room(&self) -> bool {
+        self.store.buffers.available_permits() == 0
     }
 
     /// Waits until at most `left` writes are under way; the first error ends the upload.

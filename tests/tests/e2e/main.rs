@@ -2,5 +2,8 @@
 
 mod bad_input;
 mod crash;
+mod damage;
+mod full_disk;
 mod linearizable;
 mod manifest;
+mod slow_clients;

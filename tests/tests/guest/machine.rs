@@ -73,7 +73,7 @@ impl Machine {
             .arg(folder.join("kernel"))
             .arg("-initrd")
             .arg(folder.join("initrd"))
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {mode}"), "-drive"])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check {mode}"), "-drive"])
             .arg(format!("file={},if=virtio,format=raw,cache=writeback", folder.join("disk").display()))
             .args(["-netdev", &format!("user,id=net,restrict=on,hostfwd=tcp:{outside}-:8080")])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
