@@ -21,10 +21,13 @@
 
 use std::path::{Path, PathBuf};
 
-use kodiak_storage_api::{BlockKey, DirectoryKey, NodeError, ObjectKey, Timestamp};
+use kodiak_storage_api::{
+    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Partition, PolicyIndex, Timestamp,
+};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -207,6 +210,11 @@ impl Index {
         self.db.raw_iterator_cf_opt(self.family(family), options)
     }
 
+    /// The state of now, to iterate over whatever is written meanwhile.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.db.snapshot()
+    }
+
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), NodeError> {
         let mut options = FlushOptions::default();
@@ -263,6 +271,26 @@ pub fn block_key(key: &BlockKey) -> [u8; 26] {
     out[6..22].copy_from_slice(&key.data.0);
     out[22..].copy_from_slice(&key.index.to_be_bytes());
     out
+}
+
+/// The inverse of [`object_key`].
+pub fn parse_object_key(bytes: &[u8]) -> Option<ObjectKey> {
+    let (policy, partition) = parse_place(bytes)?;
+    Some(ObjectKey { policy, partition, hash: KeyHash(bytes.get(6..)?.try_into().ok()?) })
+}
+
+/// The inverse of [`block_key`].
+pub fn parse_block_key(bytes: &[u8]) -> Option<BlockKey> {
+    let (policy, partition) = parse_place(bytes)?;
+    let data = DataId(bytes.get(6..22)?.try_into().ok()?);
+    let index = u32::from_be_bytes(bytes.get(22..)?.try_into().ok()?);
+    Some(BlockKey { policy, partition, data, index })
+}
+
+fn parse_place(bytes: &[u8]) -> Option<(PolicyIndex, Partition)> {
+    let policy = u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
+    let partition = u32::from_be_bytes(bytes.get(2..6)?.try_into().ok()?);
+    Some((PolicyIndex(policy), Partition(partition)))
 }
 
 /// Bytes of a directory's key: also the prefix of its rows' keys.
@@ -356,6 +384,16 @@ pub fn parse_location(bytes: &[u8]) -> Result<Location, NodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_were_written() {
+        let (policy, partition) = (PolicyIndex(3), Partition(70_000));
+        let object = ObjectKey { policy, partition, hash: KeyHash([9; 16]) };
+        assert_eq!(parse_object_key(&object_key(&object)), Some(object));
+        let block = BlockKey { policy, partition, data: DataId([8; 16]), index: 5 };
+        assert_eq!(parse_block_key(&block_key(&block)), Some(block));
+        assert_eq!(parse_block_key(&object_key(&object)), None);
+    }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {

@@ -23,6 +23,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
 use crate::index::IndexMemory;
 use crate::recover::{self, Checkpoint, Replayed};
+use crate::sweep::Snapshots;
 use crate::{compact, listing, read, work};
 
 /// One device of a node.
@@ -117,6 +118,7 @@ pub struct Node {
     devices: Arc<Vec<Arc<Device>>>,
     stop: Mutex<Option<Sender<()>>>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
+    sweeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Room of one device.
@@ -171,6 +173,7 @@ impl Node {
             devices,
             stop: Mutex::new(Some(stop)),
             maintenance: Mutex::new(Some(maintenance)),
+            sweeper: Mutex::default(),
         }))
     }
 
@@ -178,16 +181,36 @@ impl Node {
     pub fn shutdown(&self) {
         self.stop.lock().take();
         self.devices.iter().for_each(|device| device.stop());
-        if let Some(thread) = self.maintenance.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("maintenance panicked");
+        for thread in [&self.maintenance, &self.sweeper] {
+            if thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("maintenance panicked");
+            }
         }
         self.devices.iter().for_each(|device| device.join());
         if let Err(error) = checkpoint(&self.devices) {
             tracing::error!(%error, "no checkpoint at the end: the next start replays");
         }
         self.devices.iter().for_each(|device| device.shared.applier.index.stop());
+    }
+
+    /// Deletes, in the background, the blocks of uploads that a crash interrupted. To be called before
+    /// anything is written, and only if no other node may hold records that name this one's blocks.
+    pub fn sweep_orphans(&self) -> std::io::Result<()> {
+        let devices = self.devices.clone();
+        let (taken, ready) = bounded(1);
+        let sweep = move || {
+            let snapshots = Snapshots::take(&devices);
+            // Whoever waits has gone if this fails.
+            let _ = taken.send(());
+            match snapshots.sweep() {
+                Ok(0) => {}
+                Ok(blocks) => tracing::info!(blocks, "blocks of interrupted uploads deleted"),
+                Err(_) if devices.iter().any(|device| device.stopping()) => {}
+                Err(error) => tracing::warn!(%error, "blocks of interrupted uploads stay behind"),
+            }
+        };
+        *self.sweeper.lock() = Some(std::thread::Builder::new().name("sweeper".into()).spawn(sweep)?);
+        ready.recv().map_err(std::io::Error::other)
     }
 
     /// Room of the devices.

@@ -142,6 +142,13 @@ impl Store {
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kibibytes * 1024)
     }
+
+    /// Bytes that the process has written, to files above all.
+    pub fn written(&self) -> Result<u64> {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = counts.lines().find_map(|line| line.strip_prefix("wchar:")).context("wchar")?;
+        Ok(line.trim().parse()?)
+    }
 }
 
 impl Drop for Store {

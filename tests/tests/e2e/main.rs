@@ -6,4 +6,5 @@ mod damage;
 mod full_disk;
 mod linearizable;
 mod manifest;
+mod orphans;
 mod slow_clients;
