@@ -119,6 +119,8 @@ pub struct Node {
     stop: Mutex<Option<Sender<()>>>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
     sweeper: Mutex<Option<JoinHandle<()>>>,
+    /// The start has passed over damaged needles: a record may be missing.
+    damaged: bool,
 }
 
 /// Room of one device.
@@ -150,7 +152,7 @@ impl Node {
         let memory = IndexMemory::new(settings.index_cache, settings.index_buffers);
         let find = || find(&settings, &memory, &clock, &disk);
         // An index whose damage shows only now is made anew at the second attempt.
-        let (found, directories, needles) = match find() {
+        let Ready { found, directories, replayed } = match find() {
             Err(OpenError::Index { .. }) if settings.devices.iter().any(DeviceSettings::is_damaged) => find(),
             found => found,
         }?;
@@ -159,7 +161,7 @@ impl Node {
         let devices = Arc::new(devices?);
         tracing::info!(
             devices = devices.len(),
-            needles,
+            needles = replayed.needles,
             ms = begun.elapsed().as_millis() as u64,
             "node open"
         );
@@ -167,13 +169,14 @@ impl Node {
         let (kept, of) = (devices.clone(), settings.clone());
         let maintenance = std::thread::Builder::new()
             .name("maintenance".into())
-            .spawn(move || maintain(&kept, &of, &stopped, needles > 0))
+            .spawn(move || maintain(&kept, &of, &stopped, replayed.needles > 0))
             .map_err(|source| OpenError::Io { device: "all".into(), source })?;
         Ok(Arc::new(Node {
             devices,
             stop: Mutex::new(Some(stop)),
             maintenance: Mutex::new(Some(maintenance)),
             sweeper: Mutex::default(),
+            damaged: replayed.damaged > 0,
         }))
     }
 
@@ -196,6 +199,10 @@ impl Node {
     /// Deletes, in the background, the blocks of uploads that a crash interrupted. To be called before
     /// anything is written, and only if no other node may hold records that name this one's blocks.
     pub fn sweep_orphans(&self) -> std::io::Result<()> {
+        if self.damaged {
+            tracing::warn!("orphans are left alone: needles are damaged");
+            return Ok(());
+        }
         let devices = self.devices.clone();
         let (taken, ready) = bounded(1);
         let sweep = move || {
@@ -244,19 +251,26 @@ impl Node {
     }
 }
 
-/// Opens the devices and brings their indexes up to date; how many needles that took.
+/// Devices whose indexes are up to date.
+struct Ready {
+    found: Vec<Found>,
+    directories: Arc<Vec<Arc<Directories>>>,
+    replayed: Replayed,
+}
+
+/// Opens the devices and brings their indexes up to date.
 fn find(
     settings: &NodeSettings,
     memory: &IndexMemory,
     clock: &Arc<Clock>,
     disk: &Arc<dyn Disk>,
-) -> Result<(Vec<Found>, Arc<Vec<Arc<Directories>>>, u64), OpenError> {
+) -> Result<Ready, OpenError> {
     let found = each(&settings.devices, |device| {
         Found::open(&device.name, &device.path, disk.clone(), memory, clock)
     })?;
     let directories: Vec<_> = found.iter().map(|f| f.shared().directories.clone()).collect();
-    let needles = replay(&found, &directories)?;
-    Ok((found, Arc::new(directories), needles))
+    let replayed = replay(&found, &directories)?;
+    Ok(Ready { found, directories: Arc::new(directories), replayed })
 }
 
 /// Does something with each device in a thread of its own.
@@ -274,7 +288,7 @@ fn each<T: Send, D: Sync>(
     })
 }
 
-fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<u64, OpenError> {
+fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<Replayed, OpenError> {
     let failed = |f: &Found, error: NodeError| OpenError::Index {
         device: f.shared().name.clone(),
         message: error.to_string(),
@@ -287,7 +301,10 @@ fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<u64, Open
         let from = if anew { Checkpoint::START } else { f.checkpoint };
         recover::replay_rows(f.shared(), directories, from).map_err(|error| failed(f, error))
     })?;
-    Ok(replayed.iter().map(|r| r.needles).sum())
+    Ok(Replayed {
+        needles: replayed.iter().map(|r| r.needles).sum(),
+        damaged: replayed.iter().map(|r| r.damaged).sum(),
+    })
 }
 
 /// Flushes all indexes and moves the checkpoints to what was applied before the flush.
