@@ -80,6 +80,11 @@ struct Assembly {
 
 impl S3Front {
     pub(super) async fn complete(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        let begun = match self.begun(call).await {
+            Ok(begun) => begun,
+            Err(error) if error.code == "NoSuchUpload" => return self.completed_before(call, error).await,
+            Err(error) => return Err(error),
+        };
         let text = self.receive_xml(call, body).await?;
         let wanted: CompleteMultipartUpload = xml::parse(&text)?;
         if wanted.parts.is_empty() || wanted.parts.len() > 10_000 {
@@ -88,11 +93,6 @@ impl S3Front {
         if wanted.parts.windows(2).any(|pair| pair[1].number <= pair[0].number) {
             return Err(S3Error::invalid_part_order());
         }
-        let begun = match self.begun(call).await {
-            Ok(begun) => begun,
-            Err(error) if error.code == "NoSuchUpload" => return self.completed_before(call, error).await,
-            Err(error) => return Err(error),
-        };
         if let Some(at) = completing(&begun.record)
             && self.store.last_write(&call.path(), begun.policy).await? >= Some(at)
         {
@@ -177,10 +177,12 @@ impl S3Front {
         assembly: Assembly,
     ) -> Result<(ObjectRecord, Option<(Algorithm, String)>), S3Error> {
         let condition = condition(call)?;
+        check_announced(call, begun, &assembly)?;
         let mut object = NewObject {
             content_type: begun.record.content_type.clone(),
             headers: begun.record.headers.clone(),
             etag: Some(format!("{}-{}", hex::encode(assembly.etags.finalize()), assembly.parts)),
+            expires_at: begun.record.expires_at,
             ..NewObject::default()
         };
         object.headers.retain(|(name, _)| {
@@ -192,10 +194,9 @@ impl S3Front {
             && assembly.checksums.len() == assembly.parts as usize
             && let Some(value) = of_parts(algorithm, &assembly.checksums, full)
         {
-            if let Some(given) = call.header(algorithm.header())
-                && given != value
-            {
-                return Err(S3Error::bad_digest());
+            let whole = if full { value.as_str() } else { value.split('-').next().unwrap_or("") };
+            if call.header(algorithm.header()).is_some_and(|given| given != value && given != whole) {
+                return Err(S3Error::wrong_checksum(algorithm.name()));
             }
             keep_checksum(&mut object, algorithm, value.clone(), full);
             checksum = Some((algorithm, value));
@@ -306,6 +307,23 @@ impl S3Front {
         }
         self.clean_up(call, &begun).await?;
         gone()
+    }
+}
+
+/// Compares what a completion says of the whole with what the parts are.
+fn check_announced(call: &Call, begun: &Begun, assembly: &Assembly) -> Result<(), S3Error> {
+    let size: u64 = assembly.extents.iter().map(|extent| extent.len).sum();
+    if call.header("x-amz-mp-object-size").is_some_and(|given| given.parse() != Ok(size)) {
+        let message = "The x-amz-mp-object-size that was given is not the size of the parts together.";
+        return Err(S3Error::invalid_request(message));
+    }
+    let kind = begun.checksum().map(|(_, full)| if full { "FULL_OBJECT" } else { "COMPOSITE" });
+    match (call.header("x-amz-checksum-type"), kind) {
+        (Some(given), Some(kind)) if given != kind => {
+            let message = format!("The upload was created with the checksum type {kind}.");
+            Err(S3Error::invalid_request(message))
+        }
+        _ => Ok(()),
     }
 }
 
