@@ -6,13 +6,17 @@
 //! object was written is seen from the name's newest write, which is `T` or later only then, since
 //! nobody else can write a timestamp of this clock.
 
-use kodiak_storage_api::{Extent, Layout, ObjectRecord, Timestamp};
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kodiak_storage_api::{DataId, Extent, Layout, ObjectPath, ObjectRecord, Timestamp};
 use md5_simd::Md5;
 use serde::Deserialize;
 
 use super::S3Front;
 use super::call::Call;
 use super::checksum::{Algorithm, of_parts};
+use super::delete::AT_ONCE;
 use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
 use super::multipart::{ALGORITHM, Begun, gone, part_checksum, part_number, part_path};
@@ -257,24 +261,12 @@ impl S3Front {
             Some(Layout::Extents(extents)) => extents,
             _ => Vec::new(),
         };
-        let taken: std::collections::HashSet<_> = taken.iter().map(|extent| extent.data).collect();
+        let taken: HashSet<DataId> = taken.iter().map(|extent| extent.data).collect();
         loop {
             let (rows, more) = self.parts(call, begun, 0, PAGE).await?;
-            for row in &rows {
-                let path = part_path(call, &begun.id, part_number(row));
-                let part = match self.store.head(&path, begun.policy).await {
-                    Ok(part) => part,
-                    Err(StoreError::NoObject) => continue,
-                    Err(error) => return Err(error.into()),
-                };
-                let shared =
-                    matches!(&part.layout, Layout::Extents(of) if of.iter().any(|e| taken.contains(&e.data)));
-                if shared {
-                    self.store.forget(&path, begun.policy).await?;
-                } else {
-                    self.remove(&path, begun).await?;
-                }
-            }
+            let remove = |row| self.remove_part(part_path(call, &begun.id, part_number(row)), begun, &taken);
+            let removals: Vec<_> = rows.iter().map(remove).collect();
+            stream::iter(removals).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             if !more {
                 break;
             }
@@ -282,7 +274,25 @@ impl S3Front {
         self.remove(&begun.path, begun).await
     }
 
-    async fn remove(&self, path: &kodiak_storage_api::ObjectPath, begun: &Begun) -> Result<(), S3Error> {
+    async fn remove_part(
+        &self,
+        path: ObjectPath,
+        begun: &Begun,
+        taken: &HashSet<DataId>,
+    ) -> Result<(), S3Error> {
+        let part = match self.store.head(&path, begun.policy).await {
+            Ok(part) => part,
+            Err(StoreError::NoObject) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let shared = matches!(&part.layout, Layout::Extents(of) if of.iter().any(|extent| taken.contains(&extent.data)));
+        if shared {
+            return Ok(self.store.forget(&path, begun.policy).await?);
+        }
+        self.remove(&path, begun).await
+    }
+
+    async fn remove(&self, path: &ObjectPath, begun: &Begun) -> Result<(), S3Error> {
         match self.store.delete_object(path, begun.policy, Precondition::None).await {
             Ok(_) | Err(StoreError::NoObject) => Ok(()),
             Err(error) => Err(error.into()),

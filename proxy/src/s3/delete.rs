@@ -1,5 +1,6 @@
 //! Deleting objects, one or many.
 
+use futures_util::{StreamExt, stream};
 use http::StatusCode;
 use kodiak_storage_api::{ObjectPath, PolicyIndex};
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use crate::store::{Precondition, StoreError};
 
 /// Keys of one request.
 const MAX_KEYS: usize = 1000;
+/// Deletes of one request that are under way at once: the store gathers their writes.
+pub(super) const AT_ONCE: usize = 32;
 
 #[derive(Deserialize)]
 struct Delete {
@@ -72,8 +75,10 @@ impl S3Front {
             return Err(S3Error::missing_key());
         }
         let mut xml = Xml::root("DeleteResult");
-        for named in wanted.objects {
-            let done = self.delete_named(call, policy, &named).await;
+        let delete = |named: Named| async move { (self.delete_named(call, policy, &named).await, named) };
+        let deletes: Vec<_> = wanted.objects.into_iter().map(delete).collect();
+        let mut deleted = stream::iter(deletes).buffered(AT_ONCE);
+        while let Some((done, named)) = deleted.next().await {
             match done {
                 Ok(()) if wanted.quiet == Some(true) => {}
                 Ok(()) => {

@@ -152,7 +152,7 @@ impl Front for S3Front {
             Err(error) => {
                 tracing::debug!(id = context.id, code = error.code, message = error.message(), "refused");
                 if !waits {
-                    body.drain().await;
+                    body.linger();
                 }
                 error.into_response(&context.id, head)
             }

@@ -4,6 +4,7 @@
 //! upload `key NUL id` in the container of its bucket's name of [`UPLOADS`], its parts `id NUL number` in
 //! that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
 use rand::RngCore;
@@ -14,6 +15,7 @@ use super::bucket::owner;
 use super::call::Call;
 use super::checksum::Algorithm;
 use super::copy::pump;
+use super::delete::AT_ONCE;
 use super::error::{Answer, S3Error};
 use super::list::{encoded, iso_millis, max, url_encoded};
 use super::metadata::{self, CHECKSUM_TYPE, checksum};
@@ -360,13 +362,17 @@ impl S3Front {
                 if page.entries.is_empty() {
                     break;
                 }
-                for entry in &page.entries {
+                let delete = |entry: Entry| {
                     let path = ObjectPath::new(&account, call.bucket(), entry.name());
-                    match self.store.delete_object(&path, policy, Precondition::None).await {
-                        Ok(_) | Err(StoreError::NoObject) => {}
-                        Err(error) => return Err(error.into()),
+                    async move {
+                        match self.store.delete_object(&path, policy, Precondition::None).await {
+                            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+                            Err(error) => Err(error),
+                        }
                     }
-                }
+                };
+                let deletes: Vec<_> = page.entries.into_iter().map(delete).collect();
+                stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             }
             self.store.delete_container(&account, call.bucket()).await?;
         }

@@ -32,12 +32,12 @@ impl S3Front {
         if call.has("acl") {
             return self.acl(call, body).await;
         }
-        if call.has("tagging") {
-            return self.object_tags(call, body).await;
-        }
         if call.query("versionId").is_some_and(|version| version != "null") {
             let message = "The version does not exist: buckets are not versioned.";
             return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
+        }
+        if call.has("tagging") {
+            return self.object_tags(call, body).await;
         }
         if call.has("retention") || call.has("legal-hold") {
             return Err(S3Error::invalid_request("Bucket is missing Object Lock Configuration"));
