@@ -23,6 +23,8 @@ const WRITE: &str = "x-container-write";
 const ANYBODY: &str = ".r:*";
 /// Anybody may read and list.
 const PUBLIC_READ: &str = ".r:*,.rlistings";
+/// What AWS answers where a bucket takes no access lists of its objects, as its own do by default.
+const UNSUPPORTED: &str = "AccessControlListNotSupported";
 /// S3's name of everybody.
 const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 
@@ -44,7 +46,7 @@ impl Canned {
             "private" | "bucket-owner-full-control" | "bucket-owner-read" => Ok(Canned::Private),
             "public-read" => Ok(Canned::PublicRead),
             "public-read-write" | "authenticated-read" | "aws-exec-read" | "log-delivery-write" => {
-                Err(S3Error::not_implemented().with("Header", "x-amz-acl"))
+                Err(unsupported())
             }
             _ => Err(S3Error::invalid_argument("The canned ACL does not exist.")
                 .with("ArgumentName", "x-amz-acl")
@@ -59,10 +61,15 @@ impl Canned {
     }
 }
 
+fn unsupported() -> S3Error {
+    let message = "A bucket is private or public-read, and its objects have the same access list.";
+    S3Error::new(http::StatusCode::BAD_REQUEST, UNSUPPORTED, message)
+}
+
 /// The list that a request's headers ask for, if they do.
 pub(super) fn requested(call: &Call) -> Result<Option<Canned>, S3Error> {
     if let Some(name) = call.headers.keys().find(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(S3Error::not_implemented().with("Header", name.as_str()));
+        return Err(unsupported().with("Header", name.as_str()));
     }
     call.header("x-amz-acl").map(Canned::named).transpose()
 }
@@ -70,9 +77,7 @@ pub(super) fn requested(call: &Call) -> Result<Option<Canned>, S3Error> {
 /// Refuses an object with another list than its bucket's.
 pub(super) fn check_object(call: &Call, bucket: &Directory) -> Result<(), S3Error> {
     match requested(call)? {
-        Some(wanted) if wanted != Canned::of(bucket) => {
-            Err(S3Error::not_implemented().with("Header", "x-amz-acl"))
-        }
+        Some(wanted) if wanted != Canned::of(bucket) => Err(unsupported()),
         _ => Ok(()),
     }
 }
@@ -114,7 +119,7 @@ fn parse(text: &[u8], owner: &str) -> Result<Canned, S3Error> {
             (Some(id), None, "FULL_CONTROL") if id == owner => {}
             (None, Some(ALL_USERS), "READ") => list = Canned::PublicRead,
             (_, _, "FULL_CONTROL" | "READ" | "WRITE" | "READ_ACP" | "WRITE_ACP") => {
-                return Err(S3Error::not_implemented());
+                return Err(unsupported());
             }
             _ => return Err(S3Error::malformed_acl()),
         }
@@ -153,7 +158,7 @@ impl S3Front {
         if call.key.is_none() {
             self.store.update_container(call.account(), call.bucket(), list.changes()).await?;
         } else if list != Canned::of(directory) {
-            return Err(S3Error::not_implemented());
+            return Err(unsupported());
         }
         Ok(Response::builder().header("content-length", 0).body(empty())?)
     }
@@ -209,7 +214,7 @@ mod tests {
         let anybody = grant(&format!("<URI>{ALL_USERS}</URI>"), "READ");
         assert_eq!(parse(policy(&mine).as_bytes(), "me"), Ok(Canned::Private));
         assert_eq!(parse(policy(&(mine.clone() + &anybody)).as_bytes(), "me"), Ok(Canned::PublicRead));
-        assert_eq!(parse(policy(&mine).as_bytes(), "you").expect_err("a guest").code, "NotImplemented");
+        assert_eq!(parse(policy(&mine).as_bytes(), "you").expect_err("a guest").code, UNSUPPORTED);
         assert_eq!(parse(b"<AccessControlPolicy/>", "me").expect_err("no list").code, "MalformedACLError");
         let odd = policy(&grant("<ID>me</ID>", "EVERYTHING"));
         assert_eq!(parse(odd.as_bytes(), "me").expect_err("a permission").code, "MalformedACLError");
