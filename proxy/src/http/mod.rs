@@ -3,6 +3,7 @@
 mod body;
 mod conditions;
 mod date;
+mod expiry;
 mod payload;
 mod range;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 pub use body::{RequestBody, RequestBodyError, ResponseBody, empty, full, streamed};
 pub use conditions::{Conditions, Decision, etags};
 pub use date::{http_date, iso_date, parse_http_date};
+pub use expiry::expires_at;
 pub use payload::{Payload, payload};
 pub use range::{Ranges, RequestedRanges};
 

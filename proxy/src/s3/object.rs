@@ -4,11 +4,13 @@ use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Layout, ObjectRecord};
 
 use super::S3Front;
-use super::bucket::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
-use super::metadata::{checksum_headers, record_headers};
-use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, payload};
+use super::metadata::{checksum_headers, modified, record_headers};
+use crate::http::{
+    Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, etags, parse_http_date,
+    payload,
+};
 use crate::large::{self, Large};
 use crate::store::{OpenObject, StoreError};
 
@@ -28,16 +30,20 @@ impl S3Front {
             return self.multipart(call, body).await;
         }
         if call.has("acl") {
-            return self.object_acl(call).await;
+            return self.acl(call, body).await;
         }
         if call.query("versionId").is_some_and(|version| version != "null") {
             let message = "The version does not exist: buckets are not versioned.";
             return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
         }
-        for undone in ["tagging", "retention", "legal-hold", "torrent", "restore", "select", "renameObject"] {
-            if call.has(undone) {
-                return Err(S3Error::not_implemented());
-            }
+        if call.has("tagging") {
+            return self.object_tags(call, body).await;
+        }
+        if call.has("retention") || call.has("legal-hold") {
+            return Err(S3Error::invalid_request("Bucket is missing Object Lock Configuration"));
+        }
+        if ["torrent", "restore", "select", "renameObject"].iter().any(|undone| call.has(undone)) {
+            return Err(S3Error::not_implemented());
         }
         match call.method {
             Method::GET if call.has("attributes") => self.get_attributes(call).await,
@@ -47,18 +53,6 @@ impl S3Front {
             Method::DELETE => self.delete_object(call).await,
             Method::POST => Err(S3Error::not_implemented()),
             _ => Err(S3Error::method_not_allowed()),
-        }
-    }
-
-    async fn object_acl(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        self.store.head(&call.path(), policy).await?;
-        match call.method {
-            Method::GET => acl(call),
-            Method::PUT if call.header("x-amz-acl") == Some("private") => {
-                Ok(Response::builder().header("content-length", 0).body(empty())?)
-            }
-            _ => Err(S3Error::not_implemented()),
         }
     }
 
@@ -88,7 +82,7 @@ impl S3Front {
         let (object, large) = self.open(call).await?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
-        let modified = record.timestamp.micros().div_ceil(1_000_000);
+        let modified = modified(record).micros().div_ceil(1_000_000);
         let mut builder = record_headers(Response::builder(), record, etag);
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
             Decision::Proceed => {}
@@ -96,7 +90,7 @@ impl S3Front {
             Decision::PreconditionFailed => return Err(S3Error::precondition_failed()),
         }
         let bytes: &dyn Payload = large.as_ref().map_or(&object as &dyn Payload, |large| &large.segments);
-        let (ranges, parts) = ranges(call, record, bytes.length())?;
+        let (ranges, parts) = ranges(call, record, (etag, modified), bytes.length())?;
         if let Some(parts) = parts {
             builder = builder.header("x-amz-mp-parts-count", parts);
         }
@@ -123,8 +117,18 @@ impl S3Front {
 }
 
 /// The bytes that a GET asks for, by `Range` or `partNumber`, and with the latter the number of parts.
-fn ranges(call: &Call, record: &ObjectRecord, length: u64) -> Result<(Ranges, Option<usize>), S3Error> {
+fn ranges(
+    call: &Call,
+    record: &ObjectRecord,
+    (etag, modified): (&str, u64),
+    length: u64,
+) -> Result<(Ranges, Option<usize>), S3Error> {
+    let same = |condition| match parse_http_date(condition) {
+        Some(since) => modified <= since,
+        None => etags(condition).iter().any(|tag| tag == etag),
+    };
     let requested = call.header("range").and_then(RequestedRanges::parse);
+    let requested = requested.filter(|_| call.header("if-range").is_none_or(same));
     let Some(part) = call.query("partNumber") else {
         return Ok((requested.map_or(Ranges::Whole, |ranges| ranges.of(length)), None));
     };
