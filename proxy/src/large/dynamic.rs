@@ -60,10 +60,5 @@ pub(super) async fn open(
 
 /// The row of a symlink, as that of what it stands for.
 fn target_row(target: &ObjectRecord, link: Row) -> Row {
-    Row {
-        bytes: target.size,
-        etag: target.etag.clone(),
-        extra: target.listing.clone(),
-        ..link
-    }
+    Row { bytes: target.size, etag: target.etag.clone(), extra: target.listing.clone(), ..link }
 }

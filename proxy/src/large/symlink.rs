@@ -146,11 +146,7 @@ async fn chase(
     }
 }
 
-async fn open(
-    store: &SharedStore,
-    access: &Access,
-    target: &ObjectPath,
-) -> Result<OpenObject, Box<Broken>> {
+async fn open(store: &SharedStore, access: &Access, target: &ObjectPath) -> Result<OpenObject, Box<Broken>> {
     let broken = |error| Box::new(Broken { target: target.clone(), why: Why::Unopened(error) });
     let info = store.container(target.account(), target.container()).await.map_err(broken)?;
     if !access(&info.directory) {
@@ -183,7 +179,8 @@ mod tests {
     fn a_link_is_of_its_own_account_unless_it_names_one() {
         let link = Link::of(&record(0, &[(TARGET, "c/d/e")]), "a").expect("a link");
         assert_eq!(link, Link { target: ObjectPath::new("a", "c", "d/e"), etag: None });
-        let link = Link::of(&record(0, &[(TARGET, "c/o"), (ACCOUNT, "b"), (ETAG, "x")]), "a").expect("a link");
+        let link =
+            Link::of(&record(0, &[(TARGET, "c/o"), (ACCOUNT, "b"), (ETAG, "x")]), "a").expect("a link");
         assert_eq!(link, Link { target: ObjectPath::new("b", "c", "o"), etag: Some("x".into()) });
     }
 

@@ -6,6 +6,7 @@ use kodiak_storage_api::ObjectRecord;
 use super::call::Call;
 use super::checksum::Algorithm;
 use super::error::S3Error;
+use crate::http::value_bytes;
 use crate::store::NewObject;
 
 /// Longest user metadata, names and values together.
@@ -106,9 +107,9 @@ pub(super) fn record_headers(mut builder: Builder, record: &ObjectRecord, etag: 
         .header("accept-ranges", "bytes");
     for (name, value) in &record.headers {
         if let Some(name) = name.strip_prefix("x-object-meta-") {
-            builder = builder.header(format!("x-amz-meta-{name}"), value.as_bytes());
+            builder = builder.header(format!("x-amz-meta-{name}"), &*value_bytes(value));
         } else if KEPT.contains(&name.as_str()) || name == "content-encoding" {
-            builder = builder.header(name.as_str(), value.as_bytes());
+            builder = builder.header(name.as_str(), &*value_bytes(value));
         }
     }
     builder

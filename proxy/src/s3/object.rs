@@ -71,9 +71,9 @@ impl S3Front {
             Err(error) => return Err(error.into()),
         };
         let object = match symlink::is_link(object.record()) {
-            true => symlink::follow(&self.store, &access(call), object).await.map_err(|broken| {
-                S3Error::from(StoreError::from(*broken))
-            })?,
+            true => symlink::follow(&self.store, &access(call), object)
+                .await
+                .map_err(|broken| S3Error::from(StoreError::from(*broken)))?,
             false => object,
         };
         let large = self.large(call, &object).await?;

@@ -10,7 +10,9 @@ use super::call::{Call, Target, is_true};
 use super::error::{Answer, SwiftError};
 use super::put::{MAX_FILE, check_etag, created_with};
 use super::symlink;
-use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date};
+use crate::http::{
+    Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date, value_bytes,
+};
 use crate::large;
 use crate::large::symlink::is_link;
 use crate::store::NewObject;
@@ -158,7 +160,7 @@ pub(super) fn copied_headers(source: &Target, record: &ObjectRecord, stored: &Ob
     for (name, value) in &stored.headers {
         if name.starts_with("x-object-meta-")
             && let Ok(header) = http::HeaderName::from_bytes(name.as_bytes())
-            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+            && let Ok(value) = HeaderValue::from_bytes(&value_bytes(value))
         {
             headers.insert(header, value);
         }

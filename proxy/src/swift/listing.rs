@@ -144,17 +144,16 @@ pub(super) fn answer(
     head: bool,
 ) -> Answer {
     let builder = builder.header("content-type", format.content_type()).header("vary", "Accept");
+    if head || (format == Format::Text && entries.is_empty()) {
+        // Swift's clients look for the length of an empty listing; hyper sends it with a stream only.
+        let nothing = if head { empty() } else { streamed(stream::empty()) };
+        return Ok(builder.status(StatusCode::NO_CONTENT).header("content-length", 0).body(nothing)?);
+    }
     let body = match format {
         Format::Text => text(entries),
         Format::Json => Value::Array(entries.iter().map(|entry| value(listed, entry)).collect()).to_string(),
         Format::Xml => xml(listed, name, entries),
     };
-    if head || (format == Format::Text && entries.is_empty()) {
-        let length = if head && format != Format::Text { body.len() } else { 0 };
-        // Swift's clients look for the length of an empty listing; hyper sends it with a stream only.
-        let nothing = if head { empty() } else { streamed(stream::empty()) };
-        return Ok(builder.status(StatusCode::NO_CONTENT).header("content-length", length).body(nothing)?);
-    }
     Ok(builder.status(StatusCode::OK).header("content-length", body.len()).body(full(body))?)
 }
 

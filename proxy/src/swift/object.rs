@@ -12,6 +12,7 @@ use super::error::{Answer, SwiftError};
 use super::{metadata, symlink};
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, header, http_date, payload,
+    value_bytes,
 };
 use crate::large::symlink::{Link, is_link};
 use crate::store::{OpenObject, Precondition, StoreError};
@@ -145,7 +146,7 @@ pub(super) fn record_headers(record: &ObjectRecord) -> Builder {
         .header("accept-ranges", "bytes");
     for (name, value) in &record.headers {
         if !name.starts_with("x-object-sysmeta-") {
-            builder = builder.header(name.as_str(), value.as_bytes());
+            builder = builder.header(name.as_str(), &*value_bytes(value));
         }
     }
     // An S3 multipart object's ETag is no MD5, which clients expect of all but large objects.

@@ -43,18 +43,14 @@ async fn beat(call: Call, storing: Option<Storing>) -> Option<(Bytes, Option<Sto
     let Ok(stored) = tokio::time::timeout(HEARTBEAT, &mut storing).await else {
         return Some((Bytes::from_static(b" "), Some(storing)));
     };
-    let stored = stored.unwrap_or_else(|_| {
-        Err(SloError::Refused(SwiftError::status(StatusCode::INTERNAL_SERVER_ERROR)))
-    });
+    let stored = stored
+        .unwrap_or_else(|_| Err(SloError::Refused(SwiftError::status(StatusCode::INTERNAL_SERVER_ERROR))));
     Some((format!("\r\n\r\n{}", outcome(&call, stored)).into(), None))
 }
 
 fn outcome(call: &Call, stored: Result<StoredSlo, SloError>) -> String {
     let refused = |error: &SwiftError, problems: &[Problem]| {
-        let fields = [
-            ("Response Body", error.explained()),
-            ("Response Status", error.code().to_string()),
-        ];
+        let fields = [("Response Body", error.explained()), ("Response Status", error.code().to_string())];
         report(call, &fields, problems).1
     };
     match stored {
@@ -74,11 +70,7 @@ fn outcome(call: &Call, stored: Result<StoredSlo, SloError>) -> String {
 
 /// A report's content type, and the report in the form that the request accepts: fields, which are in the
 /// order of their names, and problems.
-pub(super) fn report(
-    call: &Call,
-    fields: &[(&str, String)],
-    problems: &[Problem],
-) -> (&'static str, String) {
+pub(super) fn report(call: &Call, fields: &[(&str, String)], problems: &[Problem]) -> (&'static str, String) {
     match Format::of(call) {
         Ok(Format::Json) => {
             let mut object: Map<String, Value> =

@@ -230,9 +230,9 @@ fn broken_link(call: &Call, broken: Broken) -> SwiftError {
     let error = match broken.why {
         Why::TooMany => return conflict(links::too_many()),
         Why::LinksDiffer => conflict("X-Symlink-Target-Etag headers do not match".into()),
-        Why::Changed { found, wanted } => conflict(format!(
-            "Object Etag '{found}' does not match X-Symlink-Target-Etag header '{wanted}'"
-        )),
+        Why::Changed { found, wanted } => {
+            conflict(format!("Object Etag '{found}' does not match X-Symlink-Target-Etag header '{wanted}'"))
+        }
         Why::Unopened(StoreError::Denied) => denied(&target),
         // Somebody who may not read there is not told what there is.
         Why::Unopened(StoreError::NoContainer) if !target.by_owner() => denied(&target),
