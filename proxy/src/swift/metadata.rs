@@ -177,8 +177,10 @@ fn check_manifest(headers: &HeaderMap) -> Result<(), SwiftError> {
     let malformed = || SwiftError::bad_request("X-Object-Manifest must be in the format container/prefix");
     let value = super::call::decode(&text(value)).ok_or_else(malformed)?;
     let (container, prefix) = value.trim_start_matches('/').split_once('/').ok_or_else(malformed)?;
-    let bad =
-        container.is_empty() || prefix.is_empty() || value.contains(['?', '&']) || prefix.starts_with('/');
+    let bad = container.is_empty()
+        || prefix.is_empty()
+        || value.contains(['?', '&', '\0'])
+        || prefix.starts_with('/');
     if bad { Err(malformed()) } else { Ok(()) }
 }
 

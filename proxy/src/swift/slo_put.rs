@@ -332,7 +332,7 @@ fn segment(value: Value, manifest: &ObjectPath) -> Result<Segment, String> {
     let named = wanted.path.ok_or("expected keys to include one of \"path\" or \"data\"")?;
     let malformed = "path does not refer to an object. Path must be of the form /container/object.";
     let (container, object) = named.trim_start_matches('/').split_once('/').ok_or(malformed)?;
-    if container.is_empty() || object.is_empty() {
+    if container.is_empty() || object.is_empty() || named.contains('\0') {
         return Err(malformed.into());
     }
     let path = ObjectPath::new(manifest.account(), container, object);
