@@ -91,7 +91,7 @@ impl SwiftFront {
                 Ok(info)
             }
             Err(error) => {
-                if !call.preauthorized {
+                if call.preauthorized.is_none() {
                     self.require_owner(call)?;
                 }
                 Err(error.into())
@@ -102,7 +102,10 @@ impl SwiftFront {
 
 /// Whether the container's access lists let the asker do this.
 pub(super) fn allowed(call: &Call, container: &Directory, want: Want) -> bool {
-    if call.preauthorized || call.by_owner() {
+    if let Some(scope) = &call.preauthorized {
+        return scope.covers(&container.name);
+    }
+    if call.by_owner() {
         return true;
     }
     let list = match want {
@@ -129,9 +132,14 @@ pub(super) fn denied(call: &Call) -> SwiftError {
 }
 
 pub(super) fn unauthorized(call: Option<&Call>) -> SwiftError {
+    challenge(SwiftError::status(StatusCode::UNAUTHORIZED), call)
+}
+
+/// Names the realm that a 401 is of.
+pub(super) fn challenge(error: SwiftError, call: Option<&Call>) -> SwiftError {
     let realm = call.map_or("unknown", |call| call.account());
     let realm = percent_encoding::utf8_percent_encode(realm, super::error::PATH);
-    SwiftError::status(StatusCode::UNAUTHORIZED).with(WWW_AUTHENTICATE, &format!("Swift realm=\"{realm}\""))
+    error.with(WWW_AUTHENTICATE, &format!("Swift realm=\"{realm}\""))
 }
 
 fn unavailable(why: &str) -> SwiftError {

@@ -27,7 +27,14 @@ impl SwiftFront {
         call: &Call,
         object: &OpenObject,
     ) -> Result<Option<Large>, SwiftError> {
-        Ok(large::open(&self.store, &self.access(call), object).await?)
+        let record = object.record();
+        if record.header(large::STATIC).is_none() && record.header(large::DYNAMIC).is_none() {
+            return Ok(None);
+        }
+        match large::open(&self.store, &self.access(call), object).await {
+            Err(StoreError::Denied) => Err(super::auth::denied(call)),
+            opened => Ok(opened?),
+        }
     }
 
     /// Answers a GET or HEAD of a large object with the bytes of its segments.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::SwiftFront;
 use super::error::{Answer, SwiftError};
-use super::{bulk, call, listing, metadata, put, slo_put};
+use super::{bulk, call, listing, metadata, put, slo_put, tempurl};
 use crate::http::full;
 
 impl SwiftFront {
@@ -31,7 +31,7 @@ impl SwiftFront {
                 _ => json!({ "name": name, "aliases": name }),
             })
             .collect();
-        let info = json!({
+        let mut info = json!({
             "swift": {
                 "version": concat!("kodiak-", env!("CARGO_PKG_VERSION")),
                 "policies": policies,
@@ -72,8 +72,13 @@ impl SwiftFront {
                 "min_segment_size": 5_242_880,
                 "s3_acl": false,
             },
+            "tempurl": tempurl::info(),
+            "staticweb": {},
             "dlo": { "max_segments": listing::PAGE },
         });
+        if !self.settings.storage_domains.is_empty() {
+            info["domain_remap"] = json!({ "default_reseller_prefix": null });
+        }
         text(&info.to_string(), "application/json; charset=UTF-8")
     }
 }

@@ -13,6 +13,7 @@ mod container;
 mod copy;
 mod cors;
 mod dlo;
+mod domain_remap;
 mod error;
 mod info;
 mod listing;
@@ -21,7 +22,11 @@ mod object;
 mod put;
 mod slo;
 mod slo_put;
+mod staticweb;
+mod staticweb_page;
+mod tempurl;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -43,11 +48,18 @@ pub struct SwiftSettings {
     pub scheme: String,
     /// Names of the storage policies, by index; the first is the default.
     pub policies: Vec<String>,
+    /// Domains below which a host names an account, `AUTH-account.domain`, or a container of it,
+    /// `container.AUTH-account.domain`. Default: none.
+    pub storage_domains: Vec<String>,
 }
 
 impl Default for SwiftSettings {
     fn default() -> SwiftSettings {
-        SwiftSettings { scheme: "http".into(), policies: vec!["Policy-0".into()] }
+        SwiftSettings {
+            scheme: "http".into(),
+            policies: vec!["Policy-0".into()],
+            storage_domains: Vec::new(),
+        }
     }
 }
 
@@ -77,20 +89,28 @@ impl SwiftFront {
         self.settings.policies.get(usize::from(index.0)).map_or("", String::as_str)
     }
 
-    async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {
+    async fn answer(&self, request: Request<()>, peer: IpAddr, body: &mut RequestBody) -> Answer {
         let (parts, ()) = request.into_parts();
+        let remapped = self.remap(&parts)?;
         match parts.uri.path() {
+            _ if remapped.is_some() => {}
             "/healthcheck" => return self.healthcheck(&parts.method),
             "/info" => return self.info(&parts.method),
             "/auth/v1.0" | "/auth/v1.0/" | "/auth/v1" => return self.log_in(&parts).await,
             _ => {}
         }
-        let mut call = Call::parse(parts)?;
+        let mut call = Call::parse(parts, remapped.as_deref())?;
         if call.method == Method::OPTIONS {
             return self.options(&call).await;
         }
-        call.principal = self.authenticate(&call).await?;
+        let temp_url = self.temp_url(&mut call, peer).await?;
+        if temp_url.is_none() {
+            call.principal = self.authenticate(&call).await?;
+        }
         let mut answer = self.dispatch(&call, body).await;
+        if let Some(temp_url) = temp_url {
+            answer = temp_url.complete(&call, answer);
+        }
         if call.header("origin").is_some()
             && let Ok(response) = &mut answer
         {
@@ -103,6 +123,7 @@ impl SwiftFront {
         match (&call.target.container, &call.target.object) {
             _ if self.is_bulk_delete(call) => self.bulk_delete(call, body).await,
             (None, _) => self.account(call).await,
+            _ if staticweb::asks(call) => self.web(call, body).await,
             (Some(_), None) => self.container(call).await,
             (Some(_), Some(_)) => self.object(call, body).await,
         }
@@ -115,10 +136,14 @@ impl Front for SwiftFront {
         "swift"
     }
 
-    async fn handle(&self, request: Request<RequestBody>, _: RequestContext) -> Response<ResponseBody> {
+    fn claims(&self, host: &str) -> bool {
+        domain_remap::labels(host, &self.settings.storage_domains).is_some()
+    }
+
+    async fn handle(&self, request: Request<RequestBody>, context: RequestContext) -> Response<ResponseBody> {
         let (parts, mut body) = request.into_parts();
         let head = parts.method == Method::HEAD;
-        let response = match self.answer(Request::from_parts(parts, ()), &mut body).await {
+        let response = match self.answer(Request::from_parts(parts, ()), context.peer.ip(), &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 body.drain().await;
