@@ -1,11 +1,14 @@
 //! A request as Swift sees it: whose, of what, with which parameters.
 
+use std::sync::OnceLock;
+
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use kodiak_auth::Principal;
 use kodiak_storage_api::ObjectPath;
 use percent_encoding::percent_decode_str;
 
+use super::account_acl::Level;
 use super::error::SwiftError;
 use super::tempurl::Scope;
 use crate::http::header;
@@ -164,6 +167,8 @@ pub(super) struct Call {
     pub(super) principal: Option<Principal>,
     /// A signed URL has already decided what this request may do.
     pub(super) preauthorized: Option<Scope>,
+    /// What the account's access list lets the asker do, once that has been looked up.
+    pub(super) level: OnceLock<Level>,
 }
 
 impl Call {
@@ -177,12 +182,17 @@ impl Call {
             headers: parts.headers,
             principal: None,
             preauthorized: None,
+            level: OnceLock::new(),
         })
     }
 
     /// The same asker's request for something else.
     pub(super) fn with_target(&self, method: Method, target: Target) -> Call {
-        Call { method, target, ..self.clone() }
+        let mut call = Call { method, target, ..self.clone() };
+        if call.target.account != self.target.account {
+            call.level = OnceLock::new();
+        }
+        call
     }
 
     /// The same request for another object of the container.
@@ -215,6 +225,7 @@ impl Call {
     /// Whether the asker owns the account: sees what only owners see.
     pub(super) fn by_owner(&self) -> bool {
         self.principal.as_ref().is_some_and(|principal| principal.owns(&self.target.account))
+            || self.level.get() == Some(&Level::Admin)
     }
 }
 

@@ -94,7 +94,7 @@ impl SwiftFront {
     }
 
     async fn put_container(&self, call: &Call) -> Answer {
-        self.require_owner(call)?;
+        self.require(call, Want::Own).await?;
         let changes = self.container_changes(call)?;
         let wanted = call.header("x-storage-policy").filter(|name| !name.is_empty());
         let policy =
@@ -135,7 +135,7 @@ impl SwiftFront {
 
     fn container_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
         metadata::check(&call.headers, Kind::Container)?;
-        let mut changes = metadata::directory_changes(&call.headers, Kind::Container, true)?;
+        let mut changes = metadata::directory_changes(&call.headers, Kind::Container, call.by_owner())?;
         // Every PUT and POST is a modification, even one that changes nothing.
         changes.push((MODIFIED.into(), self.store.now().to_string()));
         Ok(changes)

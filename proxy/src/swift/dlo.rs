@@ -31,6 +31,7 @@ impl SwiftFront {
         if record.header(large::STATIC).is_none() && record.header(large::DYNAMIC).is_none() {
             return Ok(None);
         }
+        self.consult_account(call).await?;
         match large::open(&self.store, &self.access(call), object).await {
             Err(StoreError::Denied) => Err(super::auth::denied(call)),
             opened => Ok(opened?),

@@ -52,7 +52,7 @@ impl SwiftFront {
                 "allow_account_management": true,
                 "valid_api_versions": ["v1", "v1.0"],
             },
-            "tempauth": { "account_acls": false },
+            "tempauth": { "account_acls": true },
             "bulk_delete": {
                 "max_deletes_per_request": bulk::MAX_DELETES,
                 "max_failed_deletes": bulk::MAX_DELETES,

@@ -5,6 +5,7 @@
 //! and `listing` the forms of listings. Errors are rendered in `error` only.
 
 mod account;
+mod account_acl;
 mod acl;
 mod auth;
 mod bulk;

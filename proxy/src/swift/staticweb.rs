@@ -100,7 +100,7 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         };
         let site = Site::of(&info.directory);
-        if let Err(denied) = self.authorize(call, &info.directory, Want::List) {
+        if let Err(denied) = self.authorize(call, &info.directory, Want::List).await {
             return self.error_page(call, &site, Err(denied)).await;
         }
         if !site.serves() {
@@ -145,7 +145,7 @@ impl SwiftFront {
             return self.web_listing(call, &info, &site, object).await;
         }
         let query = ListQuery { prefix: folder, limit: 1, ..ListQuery::default() };
-        let listable = self.authorize(call, &info.directory, Want::List).is_ok();
+        let listable = self.authorize(call, &info.directory, Want::List).await.is_ok();
         if listable
             && !self.store.list_objects(call.account(), call.container(), query).await?.entries.is_empty()
         {
@@ -165,7 +165,7 @@ impl SwiftFront {
             let disabled = SwiftError::new(StatusCode::NOT_FOUND, listing.disabled());
             return self.error_page(call, site, Err(disabled)).await;
         }
-        if let Err(denied) = self.authorize(call, &info.directory, Want::List) {
+        if let Err(denied) = self.authorize(call, &info.directory, Want::List).await {
             return self.error_page(call, site, Err(denied)).await;
         }
         let query = ListQuery {
