@@ -35,7 +35,10 @@ impl SwiftFront {
             Err(StoreError::NoAccount) if !self.store.account_is_deleted(call.account()).await? => None,
             Err(error) => return Err(error.into()),
         };
-        let builder = account_headers(info.as_ref(), call.by_owner());
+        let mut builder = account_headers(info.as_ref(), call.by_owner());
+        for (name, quota) in info.iter().flat_map(|info| self.shown_quotas(&info.directory)) {
+            builder = builder.header(name, quota);
+        }
         let entries = match &info {
             Some(_) if !call.is_head() => self.store.list_containers(call.account(), query).await?.entries,
             _ => Vec::new(),
@@ -58,6 +61,7 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         }
         self.store.create_account(call.account(), changes).await?;
+        self.unlimited.forget(call.account());
         done(StatusCode::NO_CONTENT)
     }
 
@@ -65,6 +69,7 @@ impl SwiftFront {
         self.require_reseller_admin(call)?;
         let changes = self.account_changes(call)?;
         let created = self.store.create_account(call.account(), changes).await?;
+        self.unlimited.forget(call.account());
         done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })
     }
 
@@ -72,6 +77,7 @@ impl SwiftFront {
         metadata::check(&call.headers, Kind::Account)?;
         let mut changes = metadata::directory_changes(&call.headers, Kind::Account, true)?;
         changes.extend(account_acl::change(&call.headers)?);
+        changes.extend(self.quota_changes(call)?);
         Ok(changes)
     }
 

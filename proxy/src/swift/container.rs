@@ -10,6 +10,7 @@ use super::call::Call;
 use super::error::{Answer, SwiftError};
 use super::listing::{self, Format, Listed};
 use super::metadata::{self, Kind};
+use super::quota;
 use crate::http::http_date;
 use crate::store::StoreError;
 
@@ -135,6 +136,7 @@ impl SwiftFront {
 
     fn container_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
         metadata::check(&call.headers, Kind::Container)?;
+        quota::check_container(&call.headers)?;
         let mut changes = metadata::directory_changes(&call.headers, Kind::Container, call.by_owner())?;
         // Every PUT and POST is a modification, even one that changes nothing.
         changes.push((MODIFIED.into(), self.store.now().to_string()));

@@ -74,6 +74,8 @@ impl SwiftFront {
             },
             "tempurl": tempurl::info(),
             "staticweb": {},
+            "container_quotas": {},
+            "account_quotas": {},
             "dlo": { "max_segments": listing::PAGE },
         });
         if !self.settings.storage_domains.is_empty() {

@@ -21,6 +21,7 @@ mod listing;
 mod metadata;
 mod object;
 mod put;
+mod quota;
 mod slo;
 mod slo_put;
 mod staticweb;
@@ -69,6 +70,7 @@ pub struct SwiftFront {
     store: SharedStore,
     authenticator: Arc<dyn Authenticator>,
     settings: SwiftSettings,
+    unlimited: quota::Unlimited,
 }
 
 impl SwiftFront {
@@ -78,7 +80,7 @@ impl SwiftFront {
         authenticator: Arc<dyn Authenticator>,
         settings: SwiftSettings,
     ) -> Arc<SwiftFront> {
-        Arc::new(SwiftFront { store, authenticator, settings })
+        Arc::new(SwiftFront { store, authenticator, settings, unlimited: quota::Unlimited::default() })
     }
 
     fn policy_index(&self, name: &str) -> Option<PolicyIndex> {
