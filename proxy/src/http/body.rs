@@ -9,6 +9,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::store::StoreError;
@@ -51,6 +52,7 @@ const DRAIN: u64 = 1 << 20;
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
+    Pieces { pieces: mpsc::Receiver<Bytes>, left: u64 },
 }
 
 /// The body of a request: from a connection, or given whole.
@@ -68,6 +70,12 @@ impl RequestBody {
     /// A body with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
         RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
+    }
+
+    /// A body of `length` bytes that comes from elsewhere in the program; cut short if the sender goes
+    /// away before.
+    pub fn pieces(pieces: mpsc::Receiver<Bytes>, length: u64) -> RequestBody {
+        RequestBody { source: Source::Pieces { pieces, left: length }, idle: None }
     }
 
     /// Its length, where it is known.
@@ -131,6 +139,16 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx),
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Pieces { left: 0, .. } => return Poll::Ready(None),
+            Source::Pieces { pieces, left } => {
+                let next = pieces.poll_recv(cx).map(|piece| piece.ok_or(RequestBodyError::CutShort));
+                return next
+                    .map_ok(|piece| {
+                        *left = left.saturating_sub(piece.len() as u64);
+                        Frame::data(piece)
+                    })
+                    .map(Some);
+            }
         };
         if let Poll::Ready(frame) = polled {
             this.idle = None;
@@ -144,6 +162,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
+            Source::Pieces { left, .. } => *left == 0,
         }
     }
 
@@ -151,6 +170,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.size_hint(),
             Source::Full(body) => body.size_hint(),
+            Source::Pieces { left, .. } => SizeHint::with_exact(*left),
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Bulk delete: many names in one request.
 
-use http::{Method, Response, StatusCode};
-use serde_json::json;
+use http::{Method, StatusCode};
 
 use super::SwiftFront;
 use super::auth::Want;
+use super::bulk_report::Report;
 use super::call::{Call, Target, decode};
 use super::error::{Answer, SwiftError};
-use super::listing::Format;
-use crate::http::{RequestBody, full};
+use crate::http::RequestBody;
 use crate::store::{Precondition, StoreError};
 
 /// Names of one request.
@@ -39,7 +38,6 @@ impl Deleted {
 
     /// The report, in the form that the request accepts. The status of the request itself is 200.
     pub(super) fn answer(self, call: &Call) -> Answer {
-        let format = Format::of(call).unwrap_or(Format::Text);
         let status = if self.denied {
             "401 Unauthorized"
         } else if !self.errors.is_empty() {
@@ -49,29 +47,14 @@ impl Deleted {
         } else {
             "200 OK"
         };
-        let body = match format {
-            Format::Json => json!({
-                "Number Deleted": self.deleted,
-                "Number Not Found": self.not_found,
-                "Response Status": status,
-                "Response Body": "",
-                "Errors": self.errors,
-            })
-            .to_string(),
-            Format::Text | Format::Xml => {
-                let errors = self.errors.iter().map(|(name, what)| format!("{name}, {what}\n"));
-                format!(
-                    "Number Deleted: {}\nNumber Not Found: {}\nResponse Body: \nResponse Status: {status}\nErrors:\n{}",
-                    self.deleted,
-                    self.not_found,
-                    errors.collect::<String>()
-                )
-            }
-        };
-        let content_type = if format == Format::Json { "application/json" } else { "text/plain" };
-        let builder =
-            Response::builder().header("content-type", content_type).header("content-length", body.len());
-        Ok(builder.body(full(body))?)
+        Report {
+            root: "delete",
+            counts: &[("Number Deleted", self.deleted), ("Number Not Found", self.not_found)],
+            status,
+            body: "",
+            errors: &self.errors,
+        }
+        .answer(call)
     }
 }
 

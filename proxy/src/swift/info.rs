@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::SwiftFront;
 use super::error::{Answer, SwiftError};
-use super::{bulk, call, listing, metadata, put, slo_put, tempurl};
+use super::{bulk, call, extract, listing, metadata, put, slo_put, tempurl};
 use crate::http::full;
 
 impl SwiftFront {
@@ -53,6 +53,10 @@ impl SwiftFront {
                 "valid_api_versions": ["v1", "v1.0"],
             },
             "tempauth": { "account_acls": true },
+            "bulk_upload": {
+                "max_containers_per_extraction": extract::MAX_CONTAINERS,
+                "max_failed_extractions": extract::MAX_FAILED,
+            },
             "bulk_delete": {
                 "max_deletes_per_request": bulk::MAX_DELETES,
                 "max_failed_deletes": bulk::MAX_DELETES,

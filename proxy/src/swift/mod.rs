@@ -9,6 +9,7 @@ mod account_acl;
 mod acl;
 mod auth;
 mod bulk;
+mod bulk_report;
 mod call;
 mod container;
 mod copy;
@@ -16,6 +17,7 @@ mod cors;
 mod dlo;
 mod domain_remap;
 mod error;
+mod extract;
 mod info;
 mod listing;
 mod metadata;
@@ -27,6 +29,7 @@ mod slo_put;
 mod staticweb;
 mod staticweb_page;
 mod tempurl;
+mod unpack;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -124,6 +127,7 @@ impl SwiftFront {
 
     async fn dispatch(&self, call: &Call, body: &mut RequestBody) -> Answer {
         match (&call.target.container, &call.target.object) {
+            _ if self.is_archive(call) => self.extract_archive(call, body).await,
             _ if self.is_bulk_delete(call) => self.bulk_delete(call, body).await,
             (None, _) => self.account(call).await,
             _ if staticweb::asks(call) => self.web(call, body).await,
