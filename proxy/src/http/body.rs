@@ -52,8 +52,11 @@ const DRAIN: u64 = 1 << 20;
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
-    Pieces { pieces: mpsc::Receiver<Bytes>, left: u64 },
+    Pieces { pieces: Pieces, left: Option<u64> },
 }
+
+/// Bytes that another part of the program sends, or why there are no more.
+pub type Pieces = mpsc::Receiver<Result<Bytes, RequestBodyError>>;
 
 /// The body of a request: from a connection, or given whole.
 pub struct RequestBody {
@@ -72,9 +75,9 @@ impl RequestBody {
         RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
     }
 
-    /// A body of `length` bytes that comes from elsewhere in the program; cut short if the sender goes
-    /// away before.
-    pub fn pieces(pieces: mpsc::Receiver<Bytes>, length: u64) -> RequestBody {
+    /// A body that comes from elsewhere in the program. With a length, it is cut short if the sender goes
+    /// away before; without one, that ends it.
+    pub fn pieces(pieces: Pieces, length: Option<u64>) -> RequestBody {
         RequestBody { source: Source::Pieces { pieces, left: length }, idle: None }
     }
 
@@ -139,15 +142,16 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx),
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Source::Pieces { left: 0, .. } => return Poll::Ready(None),
+            Source::Pieces { left: Some(0), .. } => return Poll::Ready(None),
             Source::Pieces { pieces, left } => {
-                let next = pieces.poll_recv(cx).map(|piece| piece.ok_or(RequestBodyError::CutShort));
-                return next
-                    .map_ok(|piece| {
-                        *left = left.saturating_sub(piece.len() as u64);
-                        Frame::data(piece)
-                    })
-                    .map(Some);
+                return pieces.poll_recv(cx).map(|piece| match piece {
+                    Some(Ok(bytes)) => {
+                        *left = left.map(|left| left.saturating_sub(bytes.len() as u64));
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    Some(Err(error)) => Some(Err(error)),
+                    None => left.map(|_| Err(RequestBodyError::CutShort)),
+                });
             }
         };
         if let Poll::Ready(frame) = polled {
@@ -162,7 +166,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
-            Source::Pieces { left, .. } => *left == 0,
+            Source::Pieces { left, .. } => *left == Some(0),
         }
     }
 
@@ -170,7 +174,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.size_hint(),
             Source::Full(body) => body.size_hint(),
-            Source::Pieces { left, .. } => SizeHint::with_exact(*left),
+            Source::Pieces { left, .. } => left.map(SizeHint::with_exact).unwrap_or_default(),
         }
     }
 }

@@ -115,7 +115,7 @@ impl SwiftFront {
         let (pieces, body) = mpsc::channel(QUEUE);
         // The body goes when the PUT ends, so that the rest of a file that was refused is passed over.
         let store = async {
-            let mut body = RequestBody::pieces(body, head.size);
+            let mut body = RequestBody::pieces(body, Some(head.size));
             self.object(&put, &mut body).await
         };
         let (forwarded, stored) = tokio::join!(forward(files, pieces, head.size), store);
@@ -184,14 +184,14 @@ async fn feed(body: &mut RequestBody, pieces: mpsc::Sender<Bytes>) -> Result<(),
 /// Gives a file's bytes to whoever stores it. They are taken from the unpacker even if nobody wants them.
 async fn forward(
     files: &mut mpsc::Receiver<Unpacked>,
-    pieces: mpsc::Sender<Bytes>,
+    pieces: mpsc::Sender<Result<Bytes, RequestBodyError>>,
     mut left: u64,
 ) -> Result<(), String> {
     while left > 0 {
         match files.recv().await {
             Some(Unpacked::Data(data)) => {
                 left = left.saturating_sub(data.len() as u64);
-                let _ = pieces.send(data).await;
+                let _ = pieces.send(Ok(data)).await;
             }
             Some(Unpacked::Failed(why)) => return Err(why),
             _ => return Err("it could not be read".into()),

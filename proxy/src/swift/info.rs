@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::SwiftFront;
 use super::error::{Answer, SwiftError};
-use super::{bulk, call, extract, listing, metadata, put, slo_put, tempurl};
+use super::{bulk, call, extract, formpost, listing, metadata, put, slo_put, tempurl};
 use crate::http::full;
 
 impl SwiftFront {
@@ -77,6 +77,7 @@ impl SwiftFront {
                 "s3_acl": false,
             },
             "tempurl": tempurl::info(),
+            "formpost": formpost::info(),
             "staticweb": {},
             "container_quotas": {},
             "account_quotas": {},

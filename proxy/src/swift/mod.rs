@@ -18,6 +18,8 @@ mod dlo;
 mod domain_remap;
 mod error;
 mod extract;
+mod form;
+mod formpost;
 mod info;
 mod listing;
 mod metadata;
@@ -110,6 +112,11 @@ impl SwiftFront {
             return self.options(&call).await;
         }
         let temp_url = self.temp_url(&mut call, peer).await?;
+        if temp_url.is_none()
+            && let Some(boundary) = formpost::boundary(&call)
+        {
+            return self.form_post(&call, &boundary, body).await;
+        }
         if temp_url.is_none() {
             call.principal = self.authenticate(&call).await?;
         }

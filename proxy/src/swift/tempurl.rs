@@ -25,6 +25,8 @@ use super::call::{Call, Query};
 use super::error::{Answer, PATH, SwiftError};
 use crate::store::StoreError;
 
+/// Hashes that a signature can be made with.
+pub(super) const DIGESTS: [&str; 3] = ["sha1", "sha256", "sha512"];
 /// Methods that a URL can be signed for.
 const METHODS: [&str; 5] = ["GET", "HEAD", "PUT", "POST", "DELETE"];
 /// Signatures for these allow HEAD too.
@@ -48,7 +50,7 @@ pub(super) fn info() -> Value {
         "incoming_allow_headers": [],
         "outgoing_remove_headers": [format!("{HIDDEN}*")],
         "outgoing_allow_headers": [format!("{SHOWN}*")],
-        "allowed_digests": ["sha1", "sha256", "sha512"],
+        "allowed_digests": DIGESTS,
         "deprecated_digests": ["sha1"],
     })
 }
@@ -115,7 +117,7 @@ impl SwiftFront {
     }
 
     /// The keys of the account and the container.
-    async fn temp_url_keys(&self, call: &Call) -> Result<Vec<(String, Scope)>, SwiftError> {
+    pub(super) async fn temp_url_keys(&self, call: &Call) -> Result<Vec<(String, Scope)>, SwiftError> {
         let account = match self.store.account(call.account()).await {
             Err(StoreError::NoAccount) => None,
             found => Some(found?.directory),
@@ -186,8 +188,7 @@ const LATEST: u64 = 253_402_300_799;
 
 /// What a request claims to be signed for.
 struct Asked {
-    digest: Digest,
-    signature: Vec<u8>,
+    signature: Signature,
     expires: u64,
     path: String,
     range: Option<String>,
@@ -197,7 +198,7 @@ struct Asked {
 impl Asked {
     fn read(call: &Call, peer: IpAddr, now: u64) -> Option<Asked> {
         let expires = expiry(call.query.get("temp_url_expires")?).filter(|expires| *expires >= now)?;
-        let (digest, signature) = signature(call.query.get("temp_url_sig")?)?;
+        let signature = Signature::parse(call.query.get("temp_url_sig")?)?;
         let methods = if call.is_head() {
             &IMPLY_HEAD[..]
         } else {
@@ -211,7 +212,7 @@ impl Asked {
             return None;
         }
         let path = path(call)?;
-        Some(Asked { digest, signature, expires, path, range, methods })
+        Some(Asked { signature, expires, path, range, methods })
     }
 
     /// Whether this key made the signature, for this method.
@@ -221,8 +222,7 @@ impl Asked {
             None => String::new(),
         };
         message.push_str(&format!("{method}\n{}\n{}", self.expires, self.path));
-        let expected = self.digest.mac(key, message.as_bytes());
-        expected.is_some_and(|expected| expected.ct_eq(&self.signature).into())
+        self.signature.is_of(key, message.as_bytes())
     }
 }
 
@@ -277,26 +277,40 @@ const fn base64_engine(alphabet: &alphabet::Alphabet) -> GeneralPurpose {
     GeneralPurpose::new(alphabet, config)
 }
 
-/// A signature in hex, or as `algorithm:base64` in either alphabet.
-fn signature(text: &str) -> Option<(Digest, Vec<u8>)> {
-    let Some((name, value)) = text.split_once(':') else {
-        let bytes = hex::decode(text).ok()?;
-        let digest = match bytes.len() {
-            20 => Digest::Sha1,
-            32 => Digest::Sha256,
-            64 => Digest::Sha512,
+/// A signature as a request gives it.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Signature {
+    digest: Digest,
+    bytes: Vec<u8>,
+}
+
+impl Signature {
+    /// Whether the key signed the message so; takes as long whatever the signature.
+    pub(super) fn is_of(&self, key: &[u8], message: &[u8]) -> bool {
+        self.digest.mac(key, message).is_some_and(|expected| expected.ct_eq(&self.bytes).into())
+    }
+
+    /// Reads hex, or `algorithm:base64` in either alphabet.
+    pub(super) fn parse(text: &str) -> Option<Signature> {
+        let Some((name, value)) = text.split_once(':') else {
+            let bytes = hex::decode(text).ok()?;
+            let digest = match bytes.len() {
+                20 => Digest::Sha1,
+                32 => Digest::Sha256,
+                64 => Digest::Sha512,
+                _ => return None,
+            };
+            return Some(Signature { digest, bytes });
+        };
+        let digest = match name {
+            "sha1" => Digest::Sha1,
+            "sha256" => Digest::Sha256,
+            "sha512" => Digest::Sha512,
             _ => return None,
         };
-        return Some((digest, bytes));
-    };
-    let digest = match name {
-        "sha1" => Digest::Sha1,
-        "sha256" => Digest::Sha256,
-        "sha512" => Digest::Sha512,
-        _ => return None,
-    };
-    let engine = if value.contains(['-', '_']) { BASE64_URL } else { BASE64 };
-    Some((digest, engine.decode(value).ok()?))
+        let engine = if value.contains(['-', '_']) { BASE64_URL } else { BASE64 };
+        Some(Signature { digest, bytes: engine.decode(value).ok()? })
+    }
 }
 
 /// Seconds since 1970: as a number, or as ISO 8601 in UTC.
@@ -372,15 +386,16 @@ mod tests {
     #[test]
     fn signatures_are_read_in_hex_and_in_both_kinds_of_base64() {
         let bytes: Vec<u8> = (0..20).map(|n| n * 13).collect();
-        let read = |text: &str| signature(text).expect(text);
-        assert_eq!(read(&hex::encode(&bytes)), (Digest::Sha1, bytes.clone()));
+        let read = |text: &str| Signature::parse(text).expect(text);
+        let expected = || Signature { digest: Digest::Sha1, bytes: bytes.clone() };
+        assert_eq!(read(&hex::encode(&bytes)), expected());
         for engine in [BASE64, BASE64_URL] {
             let text = format!("sha1:{}", engine.encode(&bytes));
-            assert_eq!(read(&text), (Digest::Sha1, bytes.clone()));
-            assert_eq!(read(text.trim_end_matches('=')), (Digest::Sha1, bytes.clone()));
+            assert_eq!(read(&text), expected());
+            assert_eq!(read(text.trim_end_matches('=')), expected());
         }
         for bad in ["", "00", "zz", "md5:AAAA", "sha1:?"] {
-            assert!(signature(bad).is_none(), "{bad}");
+            assert!(Signature::parse(bad).is_none(), "{bad}");
         }
     }
 
@@ -388,10 +403,10 @@ mod tests {
     fn a_mac_covers_the_range_method_expiry_and_path() {
         let range = Some("10.0.0.0/8".to_owned());
         let path = "/v1/AUTH_a/c/o".to_owned();
-        let mut asked =
-            Asked { digest: Digest::Sha256, signature: vec![], expires: 9, path, range, methods: &["GET"] };
         let message = b"ip=10.0.0.0/8\nGET\n9\n/v1/AUTH_a/c/o";
-        asked.signature = Digest::Sha256.mac(b"key", message).expect("a mac");
+        let bytes = Digest::Sha256.mac(b"key", message).expect("a mac");
+        let signature = Signature { digest: Digest::Sha256, bytes };
+        let asked = Asked { signature, expires: 9, path, range, methods: &["GET"] };
         assert!(asked.signed(b"key", "GET"));
         assert!(!asked.signed(b"key", "PUT") && !asked.signed(b"other", "GET"));
     }
