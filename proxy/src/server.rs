@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
+use crate::http::{Front, RequestBody, RequestContext, ResponseBody, header};
 
 /// Limits of the listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,10 +67,9 @@ impl Fronts {
             || matches!(path, "/v1" | "/info" | "/healthcheck" | "/auth");
         let with_token =
             ["x-auth-token", "x-storage-token"].iter().any(|name| request.headers().contains_key(*name));
-        let host = || request.headers().get("host").and_then(|host| host.to_str().ok());
         let of_swift = of_swift
             || with_token
-            || host().is_some_and(|host| self.swift.claims(host))
+            || header(request.headers(), "host").is_some_and(|host| self.swift.claims(host))
             || query.contains("temp_url_sig=");
         if of_swift && !signed && !presigned { &self.swift } else { &self.s3 }
     }

@@ -6,7 +6,7 @@ use super::SwiftFront;
 use super::auth::Want;
 use super::bulk_report::Report;
 use super::call::{Call, Target, decode};
-use super::error::{Answer, SwiftError};
+use super::error::{Answer, SwiftError, status_line};
 use crate::http::RequestBody;
 use crate::store::{Precondition, StoreError};
 
@@ -25,7 +25,12 @@ pub(super) struct Deleted {
 }
 
 impl Deleted {
-    pub(super) fn failed(&mut self, target: &Target, status: StatusCode, what: &str) {
+    pub(super) fn failed(&mut self, target: &Target, status: StatusCode) {
+        self.failed_as(target, status, status_line(status));
+    }
+
+    /// With other words than the status has.
+    pub(super) fn failed_as(&mut self, target: &Target, status: StatusCode, what: String) {
         let name = [Some(&target.container), Some(&target.object)]
             .into_iter()
             .flatten()
@@ -33,7 +38,7 @@ impl Deleted {
             .fold(String::new(), |path, name| format!("{path}/{name}"));
         let encoded = percent_encoding::utf8_percent_encode(&name, super::error::PATH).to_string();
         self.denied |= status == StatusCode::UNAUTHORIZED;
-        self.errors.push((encoded, format!("{} {what}", status.as_u16())));
+        self.errors.push((encoded, what));
     }
 
     /// The report, in the form that the request accepts. The status of the request itself is 200.
@@ -91,7 +96,7 @@ impl SwiftFront {
             let object = parts.next().filter(|name| !name.is_empty());
             let target = Target { account: call.account().to_owned(), container, object };
             if target.container.is_none() || target.check_lengths().is_err() {
-                report.failed(&target, StatusCode::BAD_REQUEST, "Bad Request");
+                report.failed(&target, StatusCode::BAD_REQUEST);
                 continue;
             }
             self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
@@ -105,8 +110,7 @@ impl SwiftFront {
             Ok(()) => report.deleted += 1,
             Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
             Err(error) => {
-                let code = error.code();
-                report.failed(&call.target, code, code.canonical_reason().unwrap_or(""));
+                report.failed(&call.target, error.code());
             }
         }
     }

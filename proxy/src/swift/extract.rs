@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::SwiftFront;
 use super::bulk_report::Report;
 use super::call::{Call, Query, Target};
-use super::error::{Answer, PATH, SwiftError};
+use super::error::{Answer, PATH, SwiftError, status_line};
 use super::put::MAX_FILE;
 use super::unpack::{self, Compression, FileHead, Unpacked};
 use crate::http::{RequestBody, RequestBodyError};
@@ -282,10 +282,6 @@ impl Extracted {
         }
         .answer(call)
     }
-}
-
-fn status_line(status: StatusCode) -> String {
-    format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or(""))
 }
 
 #[cfg(test)]

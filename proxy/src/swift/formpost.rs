@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::SwiftFront;
 use super::call::{Call, Query, Target};
-use super::error::{Answer, PATH, SwiftError};
+use super::error::{Answer, PATH, SwiftError, status_line};
 use super::form::{self, Form, FormError, Part};
 use super::tempurl::{DIGESTS, Scope, Signature};
 use crate::http::{RequestBody, RequestBodyError, full};
@@ -272,7 +272,7 @@ fn answer(outcome: &Outcome, redirect: Option<&str>) -> Answer {
             return Ok(builder.header("location", location).body(full(page))?);
         }
     }
-    let mut text = format!("{code} {}", outcome.status.canonical_reason().unwrap_or(""));
+    let mut text = status_line(outcome.status);
     if !outcome.message.is_empty() {
         text.push_str(&format!("\r\nFormPost: {}", outcome.message));
     }

@@ -112,15 +112,14 @@ impl SwiftFront {
             return self.options(&call).await;
         }
         let temp_url = self.temp_url(&mut call, peer).await?;
-        if temp_url.is_none()
-            && let Some(boundary) = formpost::boundary(&call)
-        {
-            return self.form_post(&call, &boundary, body).await;
-        }
-        if temp_url.is_none() {
+        let form = formpost::boundary(&call).filter(|_| temp_url.is_none());
+        if temp_url.is_none() && form.is_none() {
             call.principal = self.authenticate(&call).await?;
         }
-        let mut answer = self.dispatch(&call, body).await;
+        let mut answer = match form {
+            Some(boundary) => self.form_post(&call, &boundary, body).await,
+            None => self.dispatch(&call, body).await,
+        };
         if let Some(temp_url) = temp_url {
             answer = temp_url.complete(&call, answer);
         }
