@@ -36,6 +36,7 @@ impl SwiftFront {
 pub(super) fn labels<'a>(host: &'a str, domains: &[String]) -> Option<&'a str> {
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
     domains.iter().find_map(|domain| {
+        let domain = domain.trim_start_matches('.');
         let start = host.len().checked_sub(domain.len())?;
         let same = host.get(start..)?.eq_ignore_ascii_case(domain);
         host.get(..start)?.strip_suffix('.').filter(|labels| same && !labels.is_empty())

@@ -1,8 +1,10 @@
 //! OpenStack's Swift API v1.
 //!
-//! In the order a request meets them: [`SwiftFront`] parses it to a `call`, `auth` finds out who asks
-//! and `acl` what they may, then `account`, `container` or `object` does it; `metadata` has the limits
-//! and `listing` the forms of listings. Errors are rendered in `error` only.
+//! In the order a request meets them: `domain_remap` reads the host, [`SwiftFront`] parses the rest to a
+//! `call`, `tempurl` or `formpost` checks a signature or `auth` finds out who asks, and `acl` and
+//! `account_acl` what they may. Then `account`, `container` or `object` does it, for browsers through
+//! `staticweb`, or `bulk` and `extract` do many at once. `metadata` and `quota` have the limits and
+//! `listing` the forms of listings. Errors are rendered in `error` only.
 
 mod account;
 mod account_acl;

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 const PIECE: usize = 256 * 1024;
 /// Longest extended header: names and attributes of one file.
 const MAX_EXTENSION: u64 = 1 << 20;
+/// Their bytes are not what the file's are.
+const SPARSE: &str = "sparse files are not supported";
 /// Where GNU's and BSD's tar keep the attributes of a file.
 const ATTRIBUTES: [&str; 2] = ["SCHILY.xattr.user.", "LIBARCHIVE.xattr.user."];
 
@@ -104,7 +106,7 @@ fn read_files(source: impl Read, files: &mpsc::Sender<Unpacked>) -> io::Result<(
                 extended.path = Some(path);
             }
             EntryType::XHeader => extended.read(&extension(&mut entry)?)?,
-            EntryType::GNUSparse => return Err(invalid("sparse files are not supported")),
+            EntryType::GNUSparse => return Err(invalid(SPARSE)),
             EntryType::GNULongLink | EntryType::XGlobalHeader => {}
             EntryType::Regular | EntryType::Continuous => {
                 let extended = std::mem::take(&mut extended);
@@ -161,6 +163,7 @@ impl Extended {
             let Ok(key) = pair.key() else { continue };
             match key {
                 "path" => self.path = Some(pair.value_bytes().to_vec()),
+                key if key.starts_with("GNU.sparse.") => return Err(invalid(SPARSE)),
                 "size" => self.size = pair.value().ok().and_then(|size| size.parse().ok()),
                 key => {
                     let attribute = ATTRIBUTES.iter().find_map(|prefix| key.strip_prefix(prefix));
