@@ -35,7 +35,8 @@ impl SwiftFront {
             Err(StoreError::NoAccount) if !self.store.account_is_deleted(call.account()).await? => None,
             Err(error) => return Err(error.into()),
         };
-        let mut builder = account_headers(info.as_ref(), call.by_owner());
+        let builder = account_headers(info.as_ref(), call.by_owner());
+        let mut builder = self.policy_headers(builder, call.account(), info.as_ref()).await?;
         for (name, quota) in info.iter().flat_map(|info| self.shown_quotas(&info.directory)) {
             builder = builder.header(name, quota);
         }

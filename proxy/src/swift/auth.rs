@@ -75,7 +75,7 @@ impl SwiftFront {
     /// Lets those pass whom the account as a whole lets do this.
     pub(super) async fn require(&self, call: &Call, want: Want) -> Result<(), SwiftError> {
         self.consult_account(call).await?;
-        if of_account(call, want) { Ok(()) } else { Err(denied(call)) }
+        if of_account(call, call.account(), want) { Ok(()) } else { Err(denied(call)) }
     }
 
     /// Looks up what the account's access list lets the asker do, unless that is known or does not matter:
@@ -135,9 +135,11 @@ impl SwiftFront {
     }
 }
 
-/// Whether the account lets the asker do this with its containers; its list has been looked up.
-fn of_account(call: &Call, want: Want) -> bool {
-    call.by_owner() || call.level.get().is_some_and(|level| level.permits(want))
+/// Whether an account lets the asker do this with its containers. Only the list of the request's own
+/// account is looked up: links into other accounts follow the lists of containers.
+fn of_account(call: &Call, account: &str, want: Want) -> bool {
+    let owned = call.principal.as_ref().is_some_and(|principal| principal.owns(account));
+    owned || (account == call.account() && call.level.get().is_some_and(|level| level.permits(want)))
 }
 
 /// Whether the container's access lists let the asker do this, or that of the account, if it has been
@@ -146,7 +148,9 @@ pub(super) fn allowed(call: &Call, container: &Directory, want: Want) -> bool {
     if let Some(scope) = &call.preauthorized {
         return scope.covers(&container.name);
     }
-    if of_account(call, want) {
+    // The container's account, which is not always the request's: links and segments lead elsewhere.
+    let account = container.name.split('/').next().unwrap_or("");
+    if of_account(call, account, want) {
         return true;
     }
     let list = match want {

@@ -16,7 +16,7 @@ use crate::store::{OpenObject, StoreError};
 
 impl SwiftFront {
     /// What the asker may read, for segments that are read later.
-    fn access(&self, call: &Call) -> Access {
+    pub(super) fn access(&self, call: &Call) -> Access {
         let call = call.clone();
         Arc::new(move |directory| super::auth::allowed(&call, directory, Want::Read))
     }
@@ -27,13 +27,16 @@ impl SwiftFront {
         call: &Call,
         object: &OpenObject,
     ) -> Result<Option<Large>, SwiftError> {
-        let record = object.record();
-        if record.header(large::STATIC).is_none() && record.header(large::DYNAMIC).is_none() {
+        if !large::is_manifest(object.record()) {
             return Ok(None);
         }
         self.consult_account(call).await?;
         match large::open(&self.store, &self.access(call), object).await {
             Err(StoreError::Denied) => Err(super::auth::denied(call)),
+            // What the manifest names is not there: the manifest itself is.
+            Err(StoreError::NoObject | StoreError::NoContainer) => {
+                Err(SwiftError::status(StatusCode::CONFLICT))
+            }
             opened => Ok(opened?),
         }
     }

@@ -5,16 +5,16 @@
 //! `X-Account-Quota-Bytes` and `-Count`, for all of it or for `-Policy-name`, and are not limited.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, StatusCode};
-use kodiak_storage_api::{Directory, DirectoryInfo, Entry, ListQuery, PolicyIndex, Stats};
+use kodiak_storage_api::{Directory, DirectoryInfo, PolicyIndex};
 use parking_lot::RwLock;
 
 use super::SwiftFront;
 use super::call::Call;
 use super::error::SwiftError;
-use super::listing::PAGE;
 use crate::http::header;
 use crate::store::StoreError;
 
@@ -31,8 +31,8 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 const MAX_REMEMBERED: usize = 100_000;
 
 /// The accounts that have no quota, as far as is remembered.
-#[derive(Default)]
-pub(super) struct Unlimited(RwLock<HashMap<String, Instant>>);
+#[derive(Clone, Default)]
+pub(super) struct Unlimited(Arc<RwLock<HashMap<String, Instant>>>);
 
 impl Unlimited {
     fn holds(&self, account: &str) -> bool {
@@ -102,29 +102,10 @@ impl SwiftFront {
         if max_bytes.is_none() && max_count.is_none() {
             return Ok(());
         }
-        let used = self.used_of_policy(call.account(), policy).await?;
+        let totals = self.store.policy_totals(call.account()).await?;
+        let used = totals.get(&policy).copied().unwrap_or_default();
         within(max_bytes, used.bytes.saturating_add(bytes))?;
         within(max_count, used.objects + 1)
-    }
-
-    /// What an account's containers of one policy hold together.
-    async fn used_of_policy(&self, account: &str, policy: PolicyIndex) -> Result<Stats, SwiftError> {
-        let mut used = Stats::default();
-        let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
-        loop {
-            let page = self.store.list_containers(account, query.clone()).await?;
-            query.marker = page.entries.last().map(|entry| entry.name().to_owned());
-            for entry in page.entries {
-                let Entry::Row(row) = entry else { continue };
-                if row.extra("policy").and_then(|index| index.parse().ok()) == Some(policy.0) {
-                    used.objects += row.objects;
-                    used.bytes = used.bytes.saturating_add(row.bytes);
-                }
-            }
-            if !page.truncated {
-                return Ok(used);
-            }
-        }
     }
 
     /// The changes that a request makes to the account's quotas: only for administrators of all accounts.
