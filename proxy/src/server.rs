@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
+use crate::http::{Front, RequestBody, RequestContext, ResponseBody, header};
 
 /// Limits of the listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,7 +78,10 @@ impl Fronts {
             || matches!(path, "/v1" | "/info" | "/healthcheck" | "/auth");
         let with_token =
             ["x-auth-token", "x-storage-token"].iter().any(|name| request.headers().contains_key(*name));
-        let of_swift = of_swift || with_token;
+        let of_swift = of_swift
+            || with_token
+            || header(request.headers(), "host").is_some_and(|host| self.swift.claims(host))
+            || query.contains("temp_url_sig=");
         if of_swift && !signed && !presigned { &self.swift } else { &self.s3 }
     }
 }

@@ -9,6 +9,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::store::StoreError;
@@ -53,7 +54,11 @@ const LINGER_TIME: Duration = Duration::from_secs(30);
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
+    Pieces { pieces: Pieces, left: Option<u64> },
 }
+
+/// Bytes that another part of the program sends, or why there are no more.
+pub type Pieces = mpsc::Receiver<Result<Bytes, RequestBodyError>>;
 
 /// The body of a request: from a connection, or given whole.
 pub struct RequestBody {
@@ -72,6 +77,12 @@ impl RequestBody {
     /// A body with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
         RequestBody { source: Source::Full(Full::new(bytes.into())), patience: Duration::MAX, idle: None }
+    }
+
+    /// A body that comes from elsewhere in the program. With a length, it is cut short if the sender goes
+    /// away before; without one, that ends it.
+    pub fn pieces(pieces: Pieces, length: Option<u64>) -> RequestBody {
+        RequestBody { source: Source::Pieces { pieces, left: length }, idle: None }
     }
 
     /// Its length, where it is known.
@@ -152,6 +163,17 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx),
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Pieces { left: Some(0), .. } => return Poll::Ready(None),
+            Source::Pieces { pieces, left } => {
+                return pieces.poll_recv(cx).map(|piece| match piece {
+                    Some(Ok(bytes)) => {
+                        *left = left.map(|left| left.saturating_sub(bytes.len() as u64));
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    Some(Err(error)) => Some(Err(error)),
+                    None => left.map(|_| Err(RequestBodyError::CutShort)),
+                });
+            }
         };
         if let Poll::Ready(frame) = polled {
             this.idle = None;
@@ -166,6 +188,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
+            Source::Pieces { left, .. } => *left == Some(0),
         }
     }
 
@@ -173,6 +196,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.size_hint(),
             Source::Full(body) => body.size_hint(),
+            Source::Pieces { left, .. } => left.map(SizeHint::with_exact).unwrap_or_default(),
         }
     }
 }

@@ -30,7 +30,9 @@ impl SwiftFront {
         if !large::is_manifest(object.record()) {
             return Ok(None);
         }
+        self.consult_account(call).await?;
         match large::open(&self.store, &self.access(call), object).await {
+            Err(StoreError::Denied) => Err(super::auth::denied(call)),
             // What the manifest names is not there: the manifest itself is.
             Err(StoreError::NoObject | StoreError::NoContainer) => {
                 Err(SwiftError::status(StatusCode::CONFLICT))

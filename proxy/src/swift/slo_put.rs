@@ -65,6 +65,7 @@ impl SwiftFront {
         {
             return Err(SwiftError::status(StatusCode::LENGTH_REQUIRED));
         }
+        self.check_quotas(call, &info, text.len() as u64).await?;
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
         let object = self.new_object(call)?;

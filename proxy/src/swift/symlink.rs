@@ -86,13 +86,18 @@ impl SwiftFront {
 
     /// What an object stands for, if the asker may read it: itself unless it is a link.
     pub(super) async fn follow(&self, call: &Call, object: OpenObject) -> Result<OpenObject, SwiftError> {
+        if links::is_link(object.record()) {
+            self.consult_account(call).await?;
+        }
         let followed = links::follow(&self.store, &self.access(call), object).await;
         followed.map_err(|broken| broken_link(call, *broken))
     }
 
     /// PUT with `X-Symlink-Target`.
     pub(super) async fn put_symlink(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let policy = self.container_for(call, Want::Write).await?.directory.policy;
+        let info = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &info, 0).await?;
+        let policy = info.directory.policy;
         if body.data().await.transpose()?.is_some() {
             return Err(not_empty());
         }
@@ -102,7 +107,9 @@ impl SwiftFront {
 
     /// Copies a link, not what it stands for. The request may change what the copy stands for.
     pub(super) async fn copy_symlink(&self, call: &Call, source: &Target, link: &ObjectRecord) -> Answer {
-        let policy = self.container_for(call, Want::Write).await?.directory.policy;
+        let info = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &info, 0).await?;
+        let policy = info.directory.policy;
         let mut asked = call.clone();
         for (name, stored) in [(TARGET, links::TARGET), (ACCOUNT, links::ACCOUNT), (ETAG, links::ETAG)] {
             let value = link.header(stored).map(|value| utf8_percent_encode(value, PATH).to_string());
@@ -168,6 +175,7 @@ impl SwiftFront {
         target: &ObjectPath,
         etag: &str,
     ) -> Result<ObjectRecord, SwiftError> {
+        self.consult_account(call).await?;
         match links::check(&self.store, &self.access(call), target.clone(), etag).await {
             Ok(object) => Ok(object.record().clone()),
             Err(broken) => {
