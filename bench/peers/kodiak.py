@@ -9,6 +9,7 @@ class Kodiak:
     name = "Kodiak"
     synced = "data and records, every write"
     api = "s3"
+    skips = ()
 
     def __init__(self, programs):
         self.program = programs / "kodiak"

@@ -63,6 +63,7 @@ class Radosgw:
     name = "Ceph radosgw"
     synced = "data and metadata (BlueStore)"
     api = "s3"
+    skips = ()
 
     def install(self):
         install.packages("ceph-mon", "ceph-osd", "radosgw")

@@ -13,6 +13,7 @@ class SeaweedFS:
     name = "SeaweedFS"
     synced = "nothing (default)"
     api = "s3"
+    skips = ()
 
     def __init__(self):
         self.program = None

@@ -68,6 +68,7 @@ class Swift:
     name = "OpenStack Swift"
     synced = "object files, not container rows (default)"
     api = "swift"
+    skips = ()
 
     def __init__(self):
         self.bin = None

@@ -8,8 +8,9 @@ import socket
 import time
 import urllib.parse
 import urllib.request
+import xml.etree.ElementTree as ElementTree
 
-ROUNDS = 300
+TURNS, TURN = 15, 20
 
 
 class Wrong(Exception):
@@ -104,26 +105,41 @@ class S3Api:
 
     @staticmethod
     def entries(body):
-        import xml.etree.ElementTree as ElementTree
         space = "{http://s3.amazonaws.com/doc/2006-03-01/}"
         tree = ElementTree.fromstring(body)
         return [key.text for key in tree.iterfind(f"{space}Contents/{space}Key")] + [
             key.text for key in tree.iterfind(f"{space}CommonPrefixes/{space}Prefix")]
 
 
-def measure(api, want, cpu_seconds, **query):
-    """p50 and p99 in milliseconds of one page again and again, and the server's processor time for each."""
-    connection = Connection(api.url)
-    request = api.request(**query)
-    names = api.entries(connection.exchange(request))
-    if len(names) != want or names != sorted(names):
-        raise Wrong(f"{api.name} {query}: {len(names)} entries in place of {want}, or out of order")
-    before, took = cpu_seconds(), []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        connection.exchange(request)
-        took.append(time.perf_counter() - begun)
-    cpu = cpu_seconds() - before
-    took.sort()
-    return {"api": api.name, "entries": want, "p50_ms": took[ROUNDS // 2] * 1e3,
-            "p99_ms": took[ROUNDS * 99 // 100] * 1e3, "server_cpu_ms": cpu / ROUNDS * 1e3}
+class Page:
+    """One page of one container, asked for again and again."""
+
+    def __init__(self, api, want, **query):
+        self.connection, self.request, self.took = Connection(api.url), api.request(**query), []
+        names = api.entries(self.connection.exchange(self.request))
+        if len(names) != want or names != sorted(names):
+            raise Wrong(f"{api.name} {query}: {len(names)} entries in place of {want}, or out of order")
+        self.want, self.cpu = want, 0
+
+    def turn(self, cpu_seconds):
+        """A few requests in a row."""
+        before = cpu_seconds()
+        for _ in range(TURN):
+            begun = time.perf_counter()
+            self.connection.exchange(self.request)
+            self.took.append(time.perf_counter() - begun)
+        self.cpu += cpu_seconds() - before
+
+    def figures(self):
+        """p50 and p99 in milliseconds, and the server's processor time for each."""
+        took, count = sorted(self.took), len(self.took)
+        return {"entries": self.want, "p50_ms": took[count // 2] * 1e3, "p99_ms": took[count * 99 // 100] * 1e3,
+                "server_cpu_ms": self.cpu / count * 1e3}
+
+
+def measure(pages, cpu_seconds):
+    """Times pages in turns, so that what disturbs the machine disturbs all of them."""
+    for _ in range(TURNS):
+        for page in pages:
+            page.turn(cpu_seconds)
+    return [page.figures() for page in pages]
