@@ -34,10 +34,10 @@ class SeaweedFS:
                    for server in ("master", "volume", "filer", "s3") for kind in ("port", "port.grpc")]
         s3 = next(int(option.split("=")[1]) for option in options if option.startswith("-s3.port="))
         sockets = [f"-{server}.localSocket={folder}/{server}.sock" for server in ("filer", "s3")]
-        # The default of 8 volumes is too few for a bucket of its own for each measurement.
+        # Every bucket takes several volumes, and there is one for each measurement: 8, the default, are few.
         daemons.start("weed", self.program, "server", f"-dir={folder}/data", "-ip=127.0.0.1", "-filer", "-s3",
                       f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                      "-master.telemetry=false", "-volume.max=0", *options, *sockets)
+                      "-master.telemetry=false", "-volume.max=100", *options, *sockets)
         daemons.wait("answer", daemon.answers(f"http://127.0.0.1:{s3}/"))
         return {"s3": {"url": f"http://127.0.0.1:{s3}", "access_key": access, "secret_key": secret,
                        "region": "us-east-1"}}
