@@ -1,18 +1,22 @@
 //! Deleting objects, one or many.
 
-use http::{Response, StatusCode};
+use futures_util::{StreamExt, stream};
+use http::StatusCode;
 use kodiak_storage_api::{ObjectPath, PolicyIndex};
 use serde::Deserialize;
 
 use super::S3Front;
 use super::call::{Call, MAX_KEY};
 use super::error::{Answer, S3Error};
+use super::multipart::gone;
 use super::xml::{self, Xml};
-use crate::http::{RequestBody, empty, etags};
+use crate::http::{RequestBody, etags};
 use crate::store::{Precondition, StoreError};
 
 /// Keys of one request.
 const MAX_KEYS: usize = 1000;
+/// Deletes of one request that are under way at once: the store gathers their writes.
+pub(super) const AT_ONCE: usize = 32;
 
 #[derive(Deserialize)]
 struct Delete {
@@ -40,18 +44,22 @@ impl S3Front {
             None => Precondition::None,
         };
         self.delete_key(&call.path(), policy, condition).await?;
-        Ok(Response::builder().status(StatusCode::NO_CONTENT).body(empty())?)
+        gone()
     }
 
-    /// Deletes a key; one that is not there is deleted already.
+    /// Deletes a key; one that is not there is deleted already, unless it had to be there.
     async fn delete_key(
         &self,
         path: &ObjectPath,
         policy: PolicyIndex,
         condition: Precondition,
     ) -> Result<(), S3Error> {
+        let any = matches!(&condition, Precondition::Matches(etags) if etags.iter().any(|etag| etag == "*"));
+        let unconditional = condition == Precondition::None;
         match self.store.delete_object(path, policy, condition).await {
-            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(StoreError::NoObject) if unconditional => Ok(()),
+            Err(StoreError::NoObject) if any => Err(S3Error::precondition_failed()),
             Err(error) => Err(error.into()),
         }
     }
@@ -63,9 +71,14 @@ impl S3Front {
         if wanted.objects.is_empty() || wanted.objects.len() > MAX_KEYS {
             return Err(S3Error::malformed_xml());
         }
+        if wanted.objects.iter().any(|named| named.key.is_empty()) {
+            return Err(S3Error::missing_key());
+        }
         let mut xml = Xml::root("DeleteResult");
-        for named in wanted.objects {
-            let done = self.delete_named(call, policy, &named).await;
+        let delete = |named: Named| async move { (self.delete_named(call, policy, &named).await, named) };
+        let deletes: Vec<_> = wanted.objects.into_iter().map(delete).collect();
+        let mut deleted = stream::iter(deletes).buffered(AT_ONCE);
+        while let Some((done, named)) = deleted.next().await {
             match done {
                 Ok(()) if wanted.quiet == Some(true) => {}
                 Ok(()) => {
@@ -86,7 +99,7 @@ impl S3Front {
     }
 
     async fn delete_named(&self, call: &Call, policy: PolicyIndex, named: &Named) -> Result<(), S3Error> {
-        if named.key.is_empty() || named.key.contains('\0') {
+        if named.key.contains('\0') {
             return Err(S3Error::invalid_argument("The key is not valid."));
         }
         if named.key.len() > MAX_KEY {

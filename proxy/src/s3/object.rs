@@ -4,12 +4,14 @@ use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Layout, ObjectRecord};
 
 use super::S3Front;
-use super::bucket::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
-use super::metadata::{checksum_headers, record_headers};
-use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, payload};
-use crate::large::{self, Large};
+use super::metadata::{checksum_headers, modified, record_headers};
+use crate::http::{
+    Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, etags, parse_http_date,
+    payload,
+};
+use crate::large::{self, Large, symlink};
 use crate::store::{OpenObject, StoreError};
 
 /// Query parameters that replace headers of an answer.
@@ -28,16 +30,20 @@ impl S3Front {
             return self.multipart(call, body).await;
         }
         if call.has("acl") {
-            return self.object_acl(call).await;
+            return self.acl(call, body).await;
         }
         if call.query("versionId").is_some_and(|version| version != "null") {
             let message = "The version does not exist: buckets are not versioned.";
             return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
         }
-        for undone in ["tagging", "retention", "legal-hold", "torrent", "restore", "select", "renameObject"] {
-            if call.has(undone) {
-                return Err(S3Error::not_implemented());
-            }
+        if call.has("tagging") {
+            return self.object_tags(call, body).await;
+        }
+        if call.has("retention") || call.has("legal-hold") {
+            return Err(S3Error::invalid_request("Bucket is missing Object Lock Configuration"));
+        }
+        if ["torrent", "restore", "select", "renameObject"].iter().any(|undone| call.has(undone)) {
+            return Err(S3Error::not_implemented());
         }
         match call.method {
             Method::GET if call.has("attributes") => self.get_attributes(call).await,
@@ -50,19 +56,7 @@ impl S3Front {
         }
     }
 
-    async fn object_acl(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        self.store.head(&call.path(), policy).await?;
-        match call.method {
-            Method::GET => acl(call),
-            Method::PUT if call.header("x-amz-acl") == Some("private") => {
-                Ok(Response::builder().header("content-length", 0).body(empty())?)
-            }
-            _ => Err(S3Error::not_implemented()),
-        }
-    }
-
-    /// The object, whose bytes may be those of a Swift large object's segments.
+    /// The object, or what it is a symlink to, whose bytes may be those of a Swift large object's segments.
     pub(super) async fn open(&self, call: &Call) -> Result<(OpenObject, Option<Large>), S3Error> {
         let policy = self.bucket_info(call).await?.directory.policy;
         let object = match self.store.open(&call.path(), policy).await {
@@ -70,25 +64,29 @@ impl S3Front {
             Err(StoreError::NoObject) => return Err(S3Error::no_such_key().with("Key", call.key())),
             Err(error) => return Err(error.into()),
         };
+        let object = match symlink::is_link(object.record()) {
+            true => symlink::follow(&self.store, &access(call), object)
+                .await
+                .map_err(|broken| S3Error::from(StoreError::from(*broken)))?,
+            false => object,
+        };
         let large = self.large(call, &object).await?;
         Ok((object, large))
     }
 
-    /// The segments of an object that is a Swift manifest. The signer owns the account, hence all of them.
-    pub(super) async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
-        let principal = call.principal.clone();
-        let owns = move |directory: &kodiak_storage_api::Directory| {
-            principal.owns(directory.name.split('/').next().unwrap_or(""))
-        };
-        let access: large::Access = std::sync::Arc::new(owns);
-        Ok(large::open(&self.store, &access, object).await?)
+    /// The segments of an object that is a Swift manifest.
+    async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
+        if !large::is_manifest(object.record()) {
+            return Ok(None);
+        }
+        Ok(large::open(&self.store, &access(call), object).await?)
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
         let (object, large) = self.open(call).await?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
-        let modified = record.timestamp.micros().div_ceil(1_000_000);
+        let modified = modified(record).micros().div_ceil(1_000_000);
         let mut builder = record_headers(Response::builder(), record, etag);
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
             Decision::Proceed => {}
@@ -96,7 +94,7 @@ impl S3Front {
             Decision::PreconditionFailed => return Err(S3Error::precondition_failed()),
         }
         let bytes: &dyn Payload = large.as_ref().map_or(&object as &dyn Payload, |large| &large.segments);
-        let (ranges, parts) = ranges(call, record, bytes.length())?;
+        let (ranges, parts) = ranges(call, record, (etag, modified), bytes.length())?;
         if let Some(parts) = parts {
             builder = builder.header("x-amz-mp-parts-count", parts);
         }
@@ -122,9 +120,28 @@ impl S3Front {
     }
 }
 
+/// The signer may read what lies in accounts that it owns.
+fn access(call: &Call) -> large::Access {
+    let principal = call.principal.clone();
+    let owns = move |directory: &kodiak_storage_api::Directory| {
+        principal.owns(directory.name.split('/').next().unwrap_or(""))
+    };
+    std::sync::Arc::new(owns)
+}
+
 /// The bytes that a GET asks for, by `Range` or `partNumber`, and with the latter the number of parts.
-fn ranges(call: &Call, record: &ObjectRecord, length: u64) -> Result<(Ranges, Option<usize>), S3Error> {
+fn ranges(
+    call: &Call,
+    record: &ObjectRecord,
+    (etag, modified): (&str, u64),
+    length: u64,
+) -> Result<(Ranges, Option<usize>), S3Error> {
+    let same = |condition| match parse_http_date(condition) {
+        Some(since) => modified <= since,
+        None => etags(condition).iter().any(|tag| tag == etag),
+    };
     let requested = call.header("range").and_then(RequestedRanges::parse);
+    let requested = requested.filter(|_| call.header("if-range").is_none_or(same));
     let Some(part) = call.query("partNumber") else {
         return Ok((requested.map_or(Ranges::Whole, |ranges| ranges.of(length)), None));
     };

@@ -34,6 +34,7 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         };
         let builder = account_headers(info.as_ref(), call.by_owner());
+        let builder = self.policy_headers(builder, call.account(), info.as_ref()).await?;
         let entries = match &info {
             Some(_) if !call.is_head() => self.store.list_containers(call.account(), query).await?.entries,
             _ => Vec::new(),
