@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -42,11 +43,13 @@ def cargo(crate, version):
     folder = CACHE / "peers" / f"{crate}-{version}"
     program = folder / "bin" / crate
     if not program.exists():
-        target = os.environ.get("PEERS_TARGET_DIR", CACHE / "peers" / f"{crate}-target")
+        # Kept until it is done, so that an interrupted build goes on where it was.
+        target = CACHE / "peers" / f"{crate}-target"
         environment = dict(os.environ, CARGO_TARGET_DIR=str(target))
         # Those are for Kodiak's RocksDB.
         for name in ("ROCKSDB_LIB_DIR", "ROCKSDB_STATIC"):
             environment.pop(name, None)
         output_of("cargo", "install", "-q", crate, "--version", version, "--locked", "--root", folder,
                   cwd=CACHE, env=environment)
+        shutil.rmtree(target, ignore_errors=True)
     return program

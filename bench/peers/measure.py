@@ -39,9 +39,9 @@ def load(bench, folder, api, name, arguments):
     except subprocess.TimeoutExpired:
         raise Failed(f"{name} took more than {PATIENCE} s") from None
     if done.returncode == 2 or not report.exists():
-        raise Failed(f"{name}: {done.stderr.strip().splitlines()[-1:]}")
+        raise Failed(f"{name}: {' '.join(done.stderr.strip().splitlines()[-1:])}")
     figures = json.loads(report.read_text())
     if done.returncode:
         words = [fault["example"] for run in figures["runs"] for fault in run["faults"]]
-        raise Failed(f"{name}: {words[:1] or 'runs are missing'}")
+        raise Failed(f"{name}: {words[0] if words else 'no operation came to its end in time'}")
     return figures
