@@ -5,7 +5,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -56,6 +57,7 @@ const LINGER_TIME: Duration = Duration::from_secs(30);
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
+    Stream(BoxStream<'static, Result<Bytes, RequestBodyError>>),
 }
 
 /// The body of a request: from a connection, or given whole.
@@ -73,6 +75,13 @@ impl RequestBody {
     /// A body with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
         RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
+    }
+
+    /// A body that is part of another.
+    pub fn stream(
+        pieces: impl Stream<Item = Result<Bytes, RequestBodyError>> + Send + 'static,
+    ) -> RequestBody {
+        RequestBody { source: Source::Stream(pieces.boxed()), idle: None }
     }
 
     /// Its length, where it is known.
@@ -153,6 +162,9 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx),
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Stream(pieces) => {
+                return pieces.as_mut().poll_next(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)));
+            }
         };
         if let Poll::Ready(frame) = polled {
             this.idle = None;
@@ -166,6 +178,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
+            Source::Stream(_) => false,
         }
     }
 
@@ -173,6 +186,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.size_hint(),
             Source::Full(body) => body.size_hint(),
+            Source::Stream(_) => SizeHint::default(),
         }
     }
 }
