@@ -123,7 +123,8 @@ impl Claim {
         let fits = |slash: &str| {
             let to_sign = to_sign(parts, query, bucket, (date, slash));
             #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-            let mut mac = Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes()).expect("a key of any length");
+            let mut mac =
+                Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes()).expect("a key of any length");
             mac.update(to_sign.as_bytes());
             bool::from(mac.finalize().into_bytes().ct_eq(&self.signature))
         };
