@@ -3,6 +3,7 @@
 //! Source: RFC 7578, and what the S3 API's "POST Object" says of it.
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
 
 use super::error::S3Error;
 use crate::http::{RequestBody, RequestBodyError};
@@ -82,7 +83,6 @@ impl Form {
                     return Some(Ok(self.buffer.split_to(end).freeze()));
                 }
                 // Fields after the file count for nothing.
-                self.body.drain().await;
                 return None;
             }
             // What could be the beginning of a delimiter waits for the rest of it.
@@ -96,6 +96,17 @@ impl Form {
                 None => return Some(Err(RequestBodyError::CutShort)),
             }
         }
+    }
+
+    /// Sends the file to whoever stores it; what follows, or what nobody wants any more, is read and dropped.
+    pub(super) async fn send(mut self, to: mpsc::Sender<Result<Bytes, RequestBodyError>>) {
+        while let Some(piece) = self.file().await {
+            let broken = piece.is_err();
+            if to.send(piece).await.is_err() || broken {
+                break;
+            }
+        }
+        self.body.linger();
     }
 
     /// The bytes before the next delimiter, which is passed.

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::checksum::Algorithm;
 use super::error::S3Error;
 use super::tags;
-use crate::http::{expires_at, http_date};
+use crate::http::{expires_at, http_date, value_bytes};
 use crate::store::NewObject;
 
 /// Longest user metadata, names and values together.
@@ -146,9 +146,9 @@ pub(super) fn record_headers(mut builder: Builder, record: &ObjectRecord, etag: 
         .header("accept-ranges", "bytes");
     for (name, value) in &record.headers {
         if let Some(name) = name.strip_prefix("x-object-meta-") {
-            builder = builder.header(format!("x-amz-meta-{name}"), value.as_bytes());
+            builder = builder.header(format!("x-amz-meta-{name}"), &*value_bytes(value));
         } else if KEPT.contains(&name.as_str()) || name == "content-encoding" {
-            builder = builder.header(name.as_str(), value.as_bytes());
+            builder = builder.header(name.as_str(), &*value_bytes(value));
         } else if name == tags::OBJECT {
             builder = builder.header("x-amz-tagging-count", tags::count(value));
         }

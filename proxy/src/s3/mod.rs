@@ -18,6 +18,8 @@ mod copy;
 mod delete;
 mod error;
 mod form;
+#[doc(hidden)]
+pub mod fuzzing;
 mod list;
 mod metadata;
 mod multipart;

@@ -11,7 +11,7 @@ use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, etags, parse_http_date,
     payload,
 };
-use crate::large::{self, Large};
+use crate::large::{self, Large, symlink};
 use crate::store::{OpenObject, StoreError};
 
 /// Query parameters that replace headers of an answer.
@@ -56,7 +56,7 @@ impl S3Front {
         }
     }
 
-    /// The object, whose bytes may be those of a Swift large object's segments.
+    /// The object, or what it is a symlink to, whose bytes may be those of a Swift large object's segments.
     pub(super) async fn open(&self, call: &Call) -> Result<(OpenObject, Option<Large>), S3Error> {
         let policy = self.bucket_info(call).await?.directory.policy;
         let object = match self.store.open(&call.path(), policy).await {
@@ -64,18 +64,22 @@ impl S3Front {
             Err(StoreError::NoObject) => return Err(S3Error::no_such_key().with("Key", call.key())),
             Err(error) => return Err(error.into()),
         };
+        let object = match symlink::is_link(object.record()) {
+            true => symlink::follow(&self.store, &access(call), object)
+                .await
+                .map_err(|broken| S3Error::from(StoreError::from(*broken)))?,
+            false => object,
+        };
         let large = self.large(call, &object).await?;
         Ok((object, large))
     }
 
-    /// The segments of an object that is a Swift manifest. The signer owns the account, hence all of them.
-    pub(super) async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
-        let principal = call.principal.clone();
-        let owns = move |directory: &kodiak_storage_api::Directory| {
-            principal.owns(directory.name.split('/').next().unwrap_or(""))
-        };
-        let access: large::Access = std::sync::Arc::new(owns);
-        Ok(large::open(&self.store, &access, object).await?)
+    /// The segments of an object that is a Swift manifest.
+    async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
+        if !large::is_manifest(object.record()) {
+            return Ok(None);
+        }
+        Ok(large::open(&self.store, &access(call), object).await?)
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
@@ -114,6 +118,15 @@ impl S3Front {
         }
         Ok(response)
     }
+}
+
+/// The signer may read what lies in accounts that it owns.
+fn access(call: &Call) -> large::Access {
+    let principal = call.principal.clone();
+    let owns = move |directory: &kodiak_storage_api::Directory| {
+        principal.owns(directory.name.split('/').next().unwrap_or(""))
+    };
+    std::sync::Arc::new(owns)
 }
 
 /// The bytes that a GET asks for, by `Range` or `partNumber`, and with the latter the number of parts.

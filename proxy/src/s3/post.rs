@@ -5,7 +5,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream;
 use hmac::{Hmac, KeyInit, Mac};
 use http::header::{ETAG, LOCATION};
 use http::request::Parts;
@@ -16,6 +15,7 @@ use sha1::Sha1;
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc;
 
 use super::S3Front;
 use super::call::{Call, MAX_KEY};
@@ -27,6 +27,8 @@ use super::tags;
 use super::xml::Xml;
 use crate::http::{RequestBody, empty, header};
 
+/// Pieces of a file that wait to be stored.
+const PIECES: usize = 2;
 /// Fields that become headers of the PUT, besides those of Amazon's own.
 const HEADERS: [&str; 6] = [
     "content-type",
@@ -136,9 +138,13 @@ impl S3Front {
         }
         call.key = Some(key);
         call.payload = Payload::Form { least, most };
-        let file = stream::unfold(form, |mut form| async move { Some((form.file().await?, form)) });
-        let stored = self.object(&call, &mut RequestBody::stream(file)).await?;
-        done(&call, &fields, stored)
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let store = async {
+            let mut body = RequestBody::pieces(pieces, None);
+            self.object(&call, &mut body).await
+        };
+        let (stored, ()) = tokio::join!(store, form.send(sender));
+        done(&call, &fields, stored?)
     }
 
     /// Who signed a form's policy.

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use super::acl;
 use super::call::is_true;
 use super::error::SwiftError;
+use crate::http::stored_value;
 
 /// Longest name of a metadata item, without its prefix.
 pub(super) const MAX_META_NAME: usize = 128;
@@ -69,8 +70,8 @@ pub(super) fn check(headers: &HeaderMap, kind: Kind) -> Result<(), SwiftError> {
         if item.is_empty() {
             return Err(SwiftError::bad_request("Metadata name cannot be empty"));
         }
-        let text = std::str::from_utf8(value.as_bytes());
-        if text.is_err() {
+        // An object's metadata is its owner's business; an account's and a container's is listed as text.
+        if kind != Kind::Object && std::str::from_utf8(value.as_bytes()).is_err() {
             return Err(SwiftError::bad_request("Metadata must be valid UTF-8"));
         }
         count += 1;
@@ -117,6 +118,9 @@ pub(super) fn directory_changes(
     let mut changes = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
+        if !owner && name.contains("-meta-temp-url-key") {
+            continue;
+        }
         if let Some(item) = name.strip_prefix(kind.remove_prefix()) {
             changes.push((format!("{}{item}", kind.prefix()), String::new()));
         } else if name.starts_with(kind.prefix()) {
@@ -161,7 +165,7 @@ pub(super) fn object_meta(headers: &HeaderMap, now: u64) -> Result<ObjectMeta, S
     for (name, value) in headers {
         let name = name.as_str();
         if name.starts_with("x-object-meta-") || OBJECT_HEADERS.contains(&name) {
-            stored.push((name.to_owned(), text(value)));
+            stored.push((name.to_owned(), stored_value(value)));
         }
     }
     check_manifest(headers)?;
@@ -173,8 +177,10 @@ fn check_manifest(headers: &HeaderMap) -> Result<(), SwiftError> {
     let malformed = || SwiftError::bad_request("X-Object-Manifest must be in the format container/prefix");
     let value = super::call::decode(&text(value)).ok_or_else(malformed)?;
     let (container, prefix) = value.trim_start_matches('/').split_once('/').ok_or_else(malformed)?;
-    let bad =
-        container.is_empty() || prefix.is_empty() || value.contains(['?', '&']) || prefix.starts_with('/');
+    let bad = container.is_empty()
+        || prefix.is_empty()
+        || value.contains(['?', '&', '\0'])
+        || prefix.starts_with('/');
     if bad { Err(malformed()) } else { Ok(()) }
 }
 

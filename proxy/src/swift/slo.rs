@@ -50,7 +50,9 @@ impl SwiftFront {
                     self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
                 }
             }
-            Ok(_) => report.failed(&call.target, StatusCode::BAD_REQUEST, "Not an SLO manifest"),
+            Ok(_) => {
+                report.failed_as(&call.target, StatusCode::BAD_REQUEST, "400 Not an SLO manifest".into());
+            }
             Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
             Err(error) => return Err(error),
         }

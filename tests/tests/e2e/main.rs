@@ -2,5 +2,9 @@
 
 mod bad_input;
 mod crash;
+mod damage;
+mod full_disk;
 mod linearizable;
 mod manifest;
+mod orphans;
+mod slow_clients;
