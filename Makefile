@@ -1,7 +1,7 @@
 # `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz bench
+.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz bench bench-peers bench-scale
 
 # What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
 ARGS ?=
@@ -54,3 +54,10 @@ fuzz: build ## Fuzz everything that reads untrusted bytes, each for FUZZ_SECONDS
 bench: build ## Measure this machine's figures
 	@$(ENV) bench/run "$$CARGO_TARGET_DIR/release"
 
+bench-peers: build ## Measure Swift, Garage, SeaweedFS and radosgw beside Kodiak (ARGS="--stores kodiak,garage")
+	@scripts/packages python3-venv
+	@$(ENV) bench/peers/run "$$CARGO_TARGET_DIR/release" $(ARGS)
+	@$(ENV) bench/peers/ring "$$CARGO_TARGET_DIR/release"
+
+bench-scale: build ## Measure listings, starts and memory with a million objects
+	@$(ENV) bench/scale/run "$$CARGO_TARGET_DIR/release" $(ARGS)

@@ -82,7 +82,9 @@ impl RequestBody {
     /// A body that comes from elsewhere in the program. With a length, it is cut short if the sender goes
     /// away before; without one, that ends it.
     pub fn pieces(pieces: Pieces, length: Option<u64>) -> RequestBody {
-        RequestBody { source: Source::Pieces { pieces, left: length }, patience: Duration::MAX, idle: None }
+        let source = Source::Pieces { pieces, left: length };
+        // Whoever sends the pieces has its own patience with the client.
+        RequestBody { source, patience: Duration::MAX, idle: None }
     }
 
     /// Its length, where it is known.

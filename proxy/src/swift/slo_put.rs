@@ -3,7 +3,7 @@
 use base64::Engine;
 use futures_util::{StreamExt, stream};
 use http::{Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -69,7 +69,7 @@ impl SwiftFront {
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
         let object = self.new_object(call)?;
-        let manifest = Manifest { segments, object, policy: info.directory.policy };
+        let manifest = Manifest { segments, object, info };
         if call.query.is_true("heartbeat") {
             return self.put_slo_slowly(call, manifest);
         }
@@ -94,7 +94,7 @@ impl SwiftFront {
             }
         };
         let segments = entries.iter().filter_map(segment).collect();
-        self.store_slo(call, Manifest { segments, object, policy: info.directory.policy }).await
+        self.store_slo(call, Manifest { segments, object, info: info.clone() }).await
     }
 
     async fn store_slo(&self, call: &Call, manifest: Manifest) -> Answer {
@@ -113,7 +113,7 @@ impl SwiftFront {
     }
 
     pub(super) async fn try_store_slo(&self, call: &Call, manifest: Manifest) -> Result<StoredSlo, SloError> {
-        let Manifest { segments, mut object, policy } = manifest;
+        let Manifest { segments, mut object, info } = manifest;
         let path = call.object_path()?;
         let (entries, problems) = self.resolve(call, segments).await?;
         if !problems.is_empty() {
@@ -136,6 +136,7 @@ impl SwiftFront {
             vec![("slo_etag".into(), format!("\"{etag}\"")), ("slo_bytes".into(), size.to_string())];
         let manifest =
             serde_json::to_vec(&entries).map_err(|error| SwiftError::bad_request(error.to_string()))?;
+        let policy = info.directory.policy;
         let condition = self.condition(call, &path, policy).await?;
         let mut upload = self.store.upload(path, policy, false);
         upload.write(manifest.into()).await.map_err(SwiftError::from)?;
@@ -206,7 +207,8 @@ impl SwiftFront {
 pub(super) struct Manifest {
     segments: Vec<Segment>,
     object: NewObject,
-    policy: PolicyIndex,
+    /// Of the container.
+    info: DirectoryInfo,
 }
 
 /// A manifest that has been stored.

@@ -4,7 +4,7 @@
 
 use http::header::{CONTENT_LOCATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode};
-use kodiak_storage_api::{ObjectPath, ObjectRecord, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
 use percent_encoding::utf8_percent_encode;
 
 use super::SwiftFront;
@@ -97,11 +97,10 @@ impl SwiftFront {
     pub(super) async fn put_symlink(&self, call: &Call, body: &mut RequestBody) -> Answer {
         let info = self.container_for(call, Want::Write).await?;
         self.check_quotas(call, &info, 0).await?;
-        let policy = info.directory.policy;
         if body.data().await.transpose()?.is_some() {
             return Err(not_empty());
         }
-        let record = self.store_symlink(call, self.new_object(call)?, policy).await?;
+        let record = self.store_symlink(call, self.new_object(call)?, &info).await?;
         created(&record, &record.etag)
     }
 
@@ -109,7 +108,6 @@ impl SwiftFront {
     pub(super) async fn copy_symlink(&self, call: &Call, source: &Target, link: &ObjectRecord) -> Answer {
         let info = self.container_for(call, Want::Write).await?;
         self.check_quotas(call, &info, 0).await?;
-        let policy = info.directory.policy;
         let mut asked = call.clone();
         for (name, stored) in [(TARGET, links::TARGET), (ACCOUNT, links::ACCOUNT), (ETAG, links::ETAG)] {
             let value = link.header(stored).map(|value| utf8_percent_encode(value, PATH).to_string());
@@ -122,7 +120,7 @@ impl SwiftFront {
         if let Ok(content_type) = HeaderValue::try_from(object.content_type.as_str()) {
             asked.headers.insert(CONTENT_TYPE, content_type);
         }
-        let record = self.store_symlink(&asked, object, policy).await?;
+        let record = self.store_symlink(&asked, object, &info).await?;
         created_with(&record, &record.etag, &copied_headers(source, link, &record))
     }
 
@@ -131,7 +129,7 @@ impl SwiftFront {
         &self,
         call: &Call,
         mut object: NewObject,
-        policy: PolicyIndex,
+        info: &DirectoryInfo,
     ) -> Result<ObjectRecord, SwiftError> {
         let path = call.object_path()?;
         let (target, account) = wanted_target(call)?;
@@ -163,6 +161,7 @@ impl SwiftFront {
             aim.extend([(links::ETAG, etag.to_owned()), (links::BYTES, bytes)]);
         }
         object.headers.extend(aim.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        let policy = info.directory.policy;
         let condition = self.condition(call, &path, policy).await?;
         let staged = self.store.upload(path, policy, false).finish().await?;
         Ok(self.store.commit(staged, object, condition).await?)
