@@ -456,3 +456,48 @@ def test_listings_begin_where_they_are_told(s3, bucket):
     assert names == [bucket]
     pages = s3.get_paginator("list_buckets").paginate(PaginationConfig={"PageSize": 1})
     assert bucket in [b["Name"] for page in pages for b in page["Buckets"]]
+
+
+@pytest.mark.parametrize("version", ["s3", "s3v4"])
+def test_browsers_upload_by_forms_that_a_policy_allows(store, bucket, version):
+    named = store.endpoints["s3"]
+    s3 = boto3.client("s3", endpoint_url=named["url"], aws_access_key_id=named["access_key"],
+                      aws_secret_access_key=named["secret_key"], region_name=named["region"],
+                      config=Config(signature_version=version))
+    meta = {"x-amz-meta-color": "blue", "Content-Type": "a/b", "success_action_status": "201"}
+    rules = [{name: value} for name, value in meta.items()] + [["content-length-range", 3, 9_000_000]]
+
+    def post(data, key="up/${filename}", fields=meta, conditions=rules, expires=60, change=(), query=""):
+        form = s3.generate_presigned_post(bucket, key, Fields=dict(fields), Conditions=conditions, ExpiresIn=expires)
+        sent = form["fields"] | dict(change)
+        return requests.post(form["url"] + query, data=sent, files={"file": ("n ame", data)})
+
+    for size in (3, 300_000, 8_000_000):
+        data = body(size)
+        answer = post(data, query="?acl&uploadId=x")
+        assert answer.status_code == 201 and "<Key>up/n ame</Key>" in answer.text, answer.text
+        got = s3.get_object(Bucket=bucket, Key="up/n ame")
+        assert got["Body"].read() == data and (got["ContentType"], got["Metadata"]) == ("a/b", {"color": "blue"})
+    before = s3.list_objects_v2(Bucket=bucket)["Contents"]
+
+    def refused(expected, status=403, **named):
+        answer = post(**{"data": b"data", **named})
+        assert (answer.status_code, f"<Code>{expected}</Code>" in answer.text) == (status, True), answer.text
+
+    refused("EntityTooSmall", 400, data=b"")
+    refused("EntityTooLarge", 400, data=body(9_000_001))
+    refused("AccessDenied", expires=-5)
+    refused("AccessDenied", change={"key": "other"})
+    refused("AccessDenied", change={"x-amz-meta-new": "x"})
+    refused("AccessDenied", change={"x-amz-meta-color": "red"})
+    refused("SignatureDoesNotMatch", change={"policy": base64.b64encode(b'{"conditions":[]}').decode()})
+    signature = {"s3": "signature", "s3v4": "x-amz-signature"}[version]
+    refused("SignatureDoesNotMatch", change={signature: "00" * 32})
+    assert s3.list_objects_v2(Bucket=bucket)["Contents"] == before
+    there = {"success_action_redirect": "http://127.0.0.1:1/done"}
+    form = s3.generate_presigned_post(bucket, "k", Fields=there, Conditions=[there])
+    answer = requests.post(form["url"], data=form["fields"], files={"file": b"x"}, allow_redirects=False)
+    assert answer.status_code == 303 and answer.headers["location"].startswith("http://127.0.0.1:1/done?bucket=")
+    form = s3.generate_presigned_post(bucket, "k")
+    assert requests.post(form["url"], data=form["fields"], files={"file": b"x"}).status_code == 204
+    assert "<Code>AccessDenied</Code>" in requests.post(form["url"], data={"key": "k"}, files={"file": b"x"}).text

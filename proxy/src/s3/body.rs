@@ -32,8 +32,8 @@ struct Checks {
     expected: Option<Expected>,
     hasher: Option<Hasher>,
     md5: Option<Vec<u8>>,
-    /// Bytes of content that must come.
-    length: u64,
+    /// Least and most bytes of content that must come.
+    length: (u64, u64),
 }
 
 impl Checks {
@@ -48,13 +48,15 @@ impl Checks {
             Payload::Chunked { signed, trailer } => {
                 let length = number("x-amz-decoded-content-length")?.ok_or_else(S3Error::missing_length)?;
                 let verified = signed.then(|| call.verified.clone());
-                (Some(ChunkedDecoder::new(verified, trailer, length)), length)
+                (Some(ChunkedDecoder::new(verified, trailer, length)), (length, length))
             }
             Payload::Unsigned | Payload::Sha256(_) => {
-                (None, length.or(number("content-length")?).ok_or_else(S3Error::missing_length)?)
+                let length = length.or(number("content-length")?).ok_or_else(S3Error::missing_length)?;
+                (None, (length, length))
             }
+            Payload::Form { least, most } => (None, (least, most.min(MAX_PUT))),
         };
-        if length > MAX_PUT {
+        if length.0 > MAX_PUT {
             return Err(S3Error::entity_too_large());
         }
         let mut expected = Expected::from_headers(&call.headers)?;
@@ -83,10 +85,22 @@ impl Checks {
         }
     }
 
+    /// Refuses a body that is longer than it may be.
+    fn check_most(&self, received: u64) -> Result<(), S3Error> {
+        let (least, most) = self.length;
+        match received > most {
+            true if least == most => Err(S3Error::incomplete_body()),
+            true => Err(S3Error::entity_too_large()),
+            false => Ok(()),
+        }
+    }
+
     /// Compares everything; the checksum that is to be stored.
     fn finish(self, md5: [u8; 16], received: u64) -> Result<Option<(Algorithm, String)>, S3Error> {
-        if received != self.length {
-            return Err(S3Error::incomplete_body());
+        self.check_most(received)?;
+        if received < self.length.0 {
+            let exact = self.length.0 == self.length.1;
+            return Err(if exact { S3Error::incomplete_body() } else { S3Error::file_too_small() });
         }
         let trailers = self.decoder.map(ChunkedDecoder::finish).transpose()?.unwrap_or_default();
         if self.sha256.is_some_and(|(sha256, expected)| sha256.finalize()[..] != expected) {
@@ -141,6 +155,7 @@ impl S3Front {
             let Some(mut decoder) = checks.decoder.take() else {
                 checks.update(&data);
                 upload.write(data).await?;
+                checks.check_most(upload.written())?;
                 continue;
             };
             while let Some(content) = decoder.next(&mut data)? {

@@ -40,6 +40,7 @@ errors! {
     bucket_not_empty CONFLICT "BucketNotEmpty" "The bucket is not empty.";
     entity_too_large BAD_REQUEST "EntityTooLarge" "The object is larger than one request may store.";
     entity_too_small BAD_REQUEST "EntityTooSmall" "A part but the last is smaller than 5 MiB.";
+    file_too_small BAD_REQUEST "EntityTooSmall" "The file is smaller than its policy allows.";
     incomplete_body BAD_REQUEST "IncompleteBody" "The body is shorter than its Content-Length.";
     internal INTERNAL_SERVER_ERROR "InternalError" "An internal error happened. Try again.";
     invalid_bucket_name BAD_REQUEST "InvalidBucketName" "The bucket's name is not valid.";

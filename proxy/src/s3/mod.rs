@@ -17,12 +17,14 @@ mod configuration;
 mod copy;
 mod delete;
 mod error;
+mod form;
 #[doc(hidden)]
 pub mod fuzzing;
 mod list;
 mod metadata;
 mod multipart;
 mod object;
+mod post;
 mod put;
 mod query;
 mod sigv2;
@@ -83,6 +85,10 @@ impl S3Front {
         if parts.method == Method::OPTIONS {
             let message = "CORSResponse: CORS is not enabled for this bucket.";
             return Err(S3Error::new(StatusCode::FORBIDDEN, "AccessForbidden", message));
+        }
+        if post::is_form(&parts) {
+            let body = std::mem::replace(body, RequestBody::full(""));
+            return self.post_object(parts, body).await;
         }
         let query = query::parse(parts.uri.query().unwrap_or(""))?;
         let (principal, signed) = self.authenticate(&parts, &query).await?;

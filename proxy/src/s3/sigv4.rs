@@ -52,6 +52,13 @@ pub(super) enum Payload {
         /// Trailers follow.
         trailer: bool,
     },
+    /// The file of a form, whose length only its policy bounds.
+    Form {
+        /// Least bytes.
+        least: u64,
+        /// Most bytes.
+        most: u64,
+    },
 }
 
 /// A request whose signature is right.
@@ -284,7 +291,8 @@ pub(super) struct SigningKeys {
 }
 
 impl SigningKeys {
-    fn get(&self, access_key: &str, secret: &Secret, date: &str, region: &str) -> [u8; 32] {
+    /// The key of a day and a region.
+    pub(super) fn get(&self, access_key: &str, secret: &Secret, date: &str, region: &str) -> [u8; 32] {
         let name = (access_key.to_owned(), date.to_owned(), region.to_owned());
         let mut keys = self.keys.lock();
         if let Some((of, key)) = keys.get(&name)

@@ -92,6 +92,11 @@ pub(super) fn of_header(call: &Call) -> Result<String, S3Error> {
     stored(&query::parse(value).map_err(wrong)?, MAX_OBJECT)
 }
 
+/// The tags of an object's document, in stored form.
+pub(super) fn of_document(text: &str) -> Result<String, S3Error> {
+    parse(text.as_bytes(), MAX_OBJECT)
+}
+
 /// How many tags an object has.
 pub(super) fn count(stored: &str) -> usize {
     if stored.is_empty() { 0 } else { stored.matches('&').count() + 1 }
