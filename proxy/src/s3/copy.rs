@@ -1,7 +1,6 @@
 //! CopyObject, and the sources of part copies.
 
 use futures_util::StreamExt;
-use http::StatusCode;
 use kodiak_storage_api::ObjectRecord;
 use percent_encoding::percent_decode_str;
 
@@ -13,6 +12,7 @@ use super::error::{Answer, S3Error};
 use super::list::iso_millis;
 use super::metadata::{self, checksum, keep_checksum};
 use super::put::condition;
+use super::versions::{self, Opened, Requested};
 use super::xml::Xml;
 use crate::http::{Conditions, Decision, Payload};
 use crate::large::Large;
@@ -22,7 +22,17 @@ use crate::store::{ByteStream, NewObject, OpenObject, Upload};
 pub(super) struct Source {
     object: OpenObject,
     large: Option<Large>,
-    bucket_and_key: (String, String),
+    named: Named,
+    /// The version's name, in buckets that have versions.
+    pub(super) version: Option<String>,
+}
+
+/// What an `x-amz-copy-source` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Named {
+    bucket: String,
+    key: String,
+    version: Option<Requested>,
 }
 
 impl Source {
@@ -47,10 +57,18 @@ impl Source {
 impl S3Front {
     /// Opens the `x-amz-copy-source` of a request, if its conditions hold.
     pub(super) async fn source(&self, call: &Call) -> Result<Source, S3Error> {
-        let (bucket, key) = parse_source(call.header("x-amz-copy-source").unwrap_or(""))?;
+        let named = parse_source(call.header("x-amz-copy-source").unwrap_or(""))?;
         let mut of = call.clone();
-        (of.bucket, of.key) = (Some(bucket.clone()), Some(key.clone()));
-        let (object, large) = self.open(&of).await?;
+        (of.bucket, of.key) = (Some(named.bucket.clone()), Some(named.key.clone()));
+        let opened = self.open_requested(&of, named.version).await;
+        // A marker cannot be copied; nor does the answer tell of it as of what was asked for.
+        let marker = |error: S3Error| match error.code {
+            "MethodNotAllowed" => S3Error::invalid_request(
+                "The source of a copy request may not specifically refer to a delete marker by version id.",
+            ),
+            _ => error,
+        };
+        let Opened { object, large, version } = opened.map_err(marker)?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
         let modified = record.timestamp.micros().div_ceil(1_000_000);
@@ -58,18 +76,21 @@ impl S3Front {
         if conditions.decide(&[etag], modified) != Decision::Proceed {
             return Err(S3Error::precondition_failed());
         }
-        Ok(Source { object, large, bucket_and_key: (bucket, key) })
+        Ok(Source { object, large, named, version })
     }
 
     pub(super) async fn copy_object(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let info = self.bucket_info(call).await?;
+        let (policy, mode) = (info.directory.policy, versions::mode(&info));
         let source = self.source(call).await?;
         let replace = match call.header("x-amz-metadata-directive") {
             None | Some("COPY") => false,
             Some("REPLACE") => true,
             Some(_) => return Err(S3Error::invalid_argument("Unknown metadata directive.")),
         };
-        let same = source.bucket_and_key == (call.bucket().to_owned(), call.key().to_owned());
+        let same = source.named.bucket == call.bucket()
+            && source.named.key == call.key()
+            && source.named.version.is_none();
         if same && !replace && call.header("x-amz-checksum-algorithm").is_none() {
             return Err(S3Error::invalid_request(
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata.",
@@ -94,7 +115,9 @@ impl S3Front {
         if let (Some(algorithm), Some(value)) = (algorithm, &value) {
             keep_checksum(&mut object, algorithm, value.clone(), true);
         }
-        let record = self.store.commit(upload.finish().await?, object, condition(call)?).await?;
+        let staged = upload.finish().await?;
+        let written = self.store.commit_as(mode, staged, object, condition(call)?).await?;
+        let record = written.record;
         let mut xml = Xml::root("CopyObjectResult");
         xml.element("LastModified", &iso_millis(record.timestamp));
         xml.element("ETag", &format!("\"{}\"", record.etag));
@@ -102,7 +125,10 @@ impl S3Front {
             xml.element(algorithm.element(), &value);
             xml.element("ChecksumType", "FULL_OBJECT");
         }
-        xml.answer("CopyObjectResult")
+        let mut response = xml.answer("CopyObjectResult")?;
+        versions::insert_version(&mut response, versions::written(mode, written.version).as_deref());
+        versions::insert_source(&mut response, source.version.as_deref());
+        Ok(response)
     }
 }
 
@@ -141,22 +167,19 @@ fn copied(call: &Call, record: &ObjectRecord, replace: bool) -> Result<NewObject
     })
 }
 
-fn parse_source(value: &str) -> Result<(String, String), S3Error> {
+fn parse_source(value: &str) -> Result<Named, S3Error> {
     let wrong = || {
         S3Error::invalid_argument(
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
         )
     };
     let (path, version) = value.split_once("?versionId=").map_or((value, None), |(path, v)| (path, Some(v)));
-    if version.is_some_and(|version| version != "null") {
-        let message = "The version does not exist: buckets are not versioned.";
-        return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
-    }
+    let version = version.map(Requested::parse).transpose()?;
     let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong())?;
     let path = path.strip_prefix('/').unwrap_or(&path);
     let (bucket, key) = path.split_once('/').ok_or_else(wrong)?;
     if bucket.is_empty() || key.is_empty() || key.len() > MAX_KEY || path.contains('\0') {
         return Err(wrong());
     }
-    Ok((bucket.to_owned(), key.to_owned()))
+    Ok(Named { bucket: bucket.to_owned(), key: key.to_owned(), version })
 }

@@ -18,18 +18,18 @@ const MAX_KEYS: usize = 1000;
 const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
 
 /// What a listing asks for.
-struct Listing<'a> {
+pub(super) struct Listing<'a> {
     call: &'a Call,
-    max_keys: usize,
+    pub(super) max_keys: usize,
     url: bool,
 }
 
 impl<'a> Listing<'a> {
-    fn of(call: &'a Call) -> Result<Listing<'a>, S3Error> {
+    pub(super) fn of(call: &'a Call) -> Result<Listing<'a>, S3Error> {
         Ok(Listing { call, max_keys: max(call, "max-keys")?, url: url_encoded(call)? })
     }
 
-    fn text<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
+    pub(super) fn text<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
         encoded(text, self.url)
     }
 
@@ -43,7 +43,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn head(&self, xml: &mut Xml, truncated: bool) {
+    pub(super) fn head(&self, xml: &mut Xml, truncated: bool) {
         xml.element("Name", self.call.bucket());
         xml.element("Prefix", &self.text(self.call.query("prefix").unwrap_or("")));
         let delimiter = self.call.query("delimiter").filter(|d| !d.is_empty() || self.call.has("versions"));
@@ -74,7 +74,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
+    pub(super) fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
         xml.element("Key", &self.text(&row.name));
         xml.element("LastModified", &iso_millis(row.timestamp));
         let etag = row.extra("slo_etag").map_or(row.etag.as_str(), |etag| etag.trim_matches('"'));
@@ -87,12 +87,19 @@ impl<'a> Listing<'a> {
             xml.element("ChecksumAlgorithm", algorithm);
             xml.element("ChecksumType", row.extra("-checksum-type").unwrap_or("FULL_OBJECT"));
         }
-        let size = row.extra("slo_bytes").and_then(|size| size.parse().ok()).unwrap_or(row.bytes);
+        let size = row.extra("slo_bytes").and_then(|size| size.parse().ok()).unwrap_or_else(|| row.size());
         xml.value("Size", size);
         xml.element("StorageClass", "STANDARD");
         if with_owner {
             owner(xml, "Owner", self.call);
         }
+    }
+
+    /// What is shown of a delete marker.
+    pub(super) fn marker_fields(&self, xml: &mut Xml, row: &Row) {
+        xml.element("Key", &self.text(&row.name));
+        xml.element("LastModified", &iso_millis(row.timestamp));
+        owner(xml, "Owner", self.call);
     }
 }
 
@@ -147,42 +154,6 @@ impl S3Front {
         }
         listing.entries(&mut xml, &page, call.query("fetch-owner") == Some("true"));
         xml.answer("ListBucketResult")
-    }
-}
-
-impl S3Front {
-    /// ListObjectVersions: buckets are not versioned, so each object is its own only version.
-    pub(super) async fn list_versions(&self, call: &Call) -> Answer {
-        let listing = Listing::of(call)?;
-        let marker = call.query("key-marker").unwrap_or("");
-        let page = self.page(&listing, Some(marker.to_owned())).await?;
-        let mut xml = Xml::root("ListVersionsResult");
-        listing.head(&mut xml, page.truncated);
-        xml.element("KeyMarker", &listing.text(marker));
-        xml.element("VersionIdMarker", call.query("version-id-marker").unwrap_or(""));
-        if page.truncated
-            && let Some(last) = page.entries.last()
-        {
-            xml.element("NextKeyMarker", &listing.text(last.name()));
-            xml.element("NextVersionIdMarker", "null");
-        }
-        for entry in &page.entries {
-            match entry {
-                Entry::Row(row) => {
-                    xml.open("Version");
-                    xml.element("VersionId", "null");
-                    xml.element("IsLatest", "true");
-                    listing.fields(&mut xml, row, true);
-                    xml.close("Version");
-                }
-                Entry::Prefix(prefix) => {
-                    xml.open("CommonPrefixes");
-                    xml.element("Prefix", &listing.text(prefix));
-                    xml.close("CommonPrefixes");
-                }
-            }
-        }
-        xml.answer("ListVersionsResult")
     }
 }
 

@@ -23,6 +23,7 @@ mod put;
 mod query;
 mod sigv2;
 mod sigv4;
+mod versions;
 mod xml;
 
 use std::sync::Arc;

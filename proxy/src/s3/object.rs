@@ -8,9 +8,10 @@ use super::bucket::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{checksum_headers, record_headers};
+use super::versions::{self, Opened, Requested};
 use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, payload};
 use crate::large::{self, Large};
-use crate::store::{OpenObject, StoreError};
+use crate::store::OpenObject;
 
 /// Query parameters that replace headers of an answer.
 const RESPONSES: [(&str, &str); 6] = [
@@ -30,10 +31,6 @@ impl S3Front {
         if call.has("acl") {
             return self.object_acl(call).await;
         }
-        if call.query("versionId").is_some_and(|version| version != "null") {
-            let message = "The version does not exist: buckets are not versioned.";
-            return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
-        }
         for undone in ["tagging", "retention", "legal-hold", "torrent", "restore", "select", "renameObject"] {
             if call.has(undone) {
                 return Err(S3Error::not_implemented());
@@ -42,6 +39,9 @@ impl S3Front {
         match call.method {
             Method::GET if call.has("attributes") => self.get_attributes(call).await,
             Method::GET | Method::HEAD => self.get_object(call).await,
+            Method::PUT if call.has("versionId") => {
+                Err(S3Error::invalid_argument("This operation does not accept a version-id."))
+            }
             Method::PUT if call.headers.contains_key("x-amz-copy-source") => self.copy_object(call).await,
             Method::PUT => self.put_object(call, body).await,
             Method::DELETE => self.delete_object(call).await,
@@ -51,8 +51,7 @@ impl S3Front {
     }
 
     async fn object_acl(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        self.store.head(&call.path(), policy).await?;
+        self.open(call).await?;
         match call.method {
             Method::GET => acl(call),
             Method::PUT if call.header("x-amz-acl") == Some("private") => {
@@ -62,16 +61,10 @@ impl S3Front {
         }
     }
 
-    /// The object, whose bytes may be those of a Swift large object's segments.
-    pub(super) async fn open(&self, call: &Call) -> Result<(OpenObject, Option<Large>), S3Error> {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        let object = match self.store.open(&call.path(), policy).await {
-            Ok(object) => object,
-            Err(StoreError::NoObject) => return Err(S3Error::no_such_key().with("Key", call.key())),
-            Err(error) => return Err(error.into()),
-        };
-        let large = self.large(call, &object).await?;
-        Ok((object, large))
+    /// The object or the version that the request names; its bytes may be those of a Swift large
+    /// object's segments.
+    pub(super) async fn open(&self, call: &Call) -> Result<Opened, S3Error> {
+        self.open_requested(call, Requested::of(call)?).await
     }
 
     /// The segments of an object that is a Swift manifest. The signer owns the account, hence all of them.
@@ -85,11 +78,12 @@ impl S3Front {
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
-        let (object, large) = self.open(call).await?;
+        let Opened { object, large, version } = self.open(call).await?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
         let modified = record.timestamp.micros().div_ceil(1_000_000);
-        let mut builder = record_headers(Response::builder(), record, etag);
+        let builder = versions::with_version(Response::builder(), version.as_deref());
+        let mut builder = record_headers(builder, record, etag);
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
             Decision::Proceed => {}
             Decision::NotModified => return Ok(builder.status(StatusCode::NOT_MODIFIED).body(empty())?),

@@ -7,12 +7,14 @@ use super::S3Front;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
+use super::versions;
 use crate::http::{RequestBody, empty, etags};
 use crate::store::{Precondition, StoreError};
 
 impl S3Front {
     pub(super) async fn put_object(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let info = self.bucket_info(call).await?;
+        let (policy, mode) = (info.directory.policy, versions::mode(&info));
         let mut object = metadata::new_object(call)?;
         let condition = condition(call)?;
         let path = call.path();
@@ -22,8 +24,9 @@ impl S3Front {
         if let Some((algorithm, value)) = &checksum {
             keep_checksum(&mut object, *algorithm, value.clone(), true);
         }
-        let record = self.store.commit(received.staged, object, condition).await?;
-        let mut builder = Response::builder()
+        let written = self.store.commit_as(mode, received.staged, object, condition).await?;
+        let (record, version) = (written.record, versions::written(mode, written.version));
+        let mut builder = versions::with_version(Response::builder(), version.as_deref())
             .status(StatusCode::OK)
             .header("etag", format!("\"{}\"", record.etag))
             .header("content-length", 0);

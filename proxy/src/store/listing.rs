@@ -7,9 +7,25 @@ use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, Page};
 use super::placement::Replica;
 use super::{Store, StoreError, quorum};
 
+/// After every name that begins with NUL and before every other.
+const HIDDEN_END: &str = "\0\u{10ffff}";
+
 impl Store {
-    /// A page of an account's containers.
-    pub async fn list_containers(&self, account: &str, query: ListQuery) -> Result<Page, StoreError> {
+    /// A page of an account's containers, without the cluster's own.
+    pub async fn list_containers(&self, account: &str, mut query: ListQuery) -> Result<Page, StoreError> {
+        let bound = if query.reverse { &mut query.end_marker } else { &mut query.marker };
+        if bound.as_deref().is_none_or(|bound| bound < HIDDEN_END) {
+            *bound = Some(HIDDEN_END.into());
+        }
+        self.list_all_containers(account, query).await
+    }
+
+    /// A page of an account's containers, the cluster's own too, whose names begin with NUL.
+    pub(super) async fn list_all_containers(
+        &self,
+        account: &str,
+        query: ListQuery,
+    ) -> Result<Page, StoreError> {
         let key = self.map.account(account);
         self.list(&self.map.account_replicas(key), key, query).await
     }

@@ -35,7 +35,11 @@ impl SwiftFront {
         };
         let builder = account_headers(info.as_ref(), call.by_owner());
         let entries = match &info {
-            Some(_) if !call.is_head() => self.store.list_containers(call.account(), query).await?.entries,
+            Some(info) if !call.is_head() => {
+                let mut page = self.store.list_containers(call.account(), query).await?.entries;
+                self.store.add_version_bytes(info, &mut page).await?;
+                page
+            }
             _ => Vec::new(),
         };
         listing::answer(

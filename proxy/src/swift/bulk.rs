@@ -9,7 +9,7 @@ use super::call::{Call, Target, decode};
 use super::error::{Answer, SwiftError};
 use super::listing::Format;
 use crate::http::{RequestBody, full};
-use crate::store::{Precondition, StoreError};
+use crate::store::Precondition;
 
 /// Names of one request.
 pub(super) const MAX_DELETES: usize = 10_000;
@@ -20,7 +20,7 @@ const MAX_BODY: usize = 8 << 20;
 #[derive(Default)]
 pub(super) struct Deleted {
     deleted: usize,
-    pub(super) not_found: usize,
+    not_found: usize,
     errors: Vec<(String, String)>,
     denied: bool,
 }
@@ -35,6 +35,18 @@ impl Deleted {
         let encoded = percent_encoding::utf8_percent_encode(&name, super::error::PATH).to_string();
         self.denied |= status == StatusCode::UNAUTHORIZED;
         self.errors.push((encoded, format!("{} {what}", status.as_u16())));
+    }
+
+    /// Counts what became of a name.
+    pub(super) fn count(&mut self, call: &Call, deleted: Result<(), SwiftError>) {
+        match deleted {
+            Ok(()) => self.deleted += 1,
+            Err(error) if error.code() == StatusCode::NOT_FOUND => self.not_found += 1,
+            Err(error) => {
+                let code = error.code();
+                self.failed(&call.target, code, code.canonical_reason().unwrap_or(""));
+            }
+        }
     }
 
     /// The report, in the form that the request accepts. The status of the request itself is 200.
@@ -118,14 +130,7 @@ impl SwiftFront {
 
     /// Deletes what one name of a bulk request names.
     pub(super) async fn delete_one(&self, call: &Call, report: &mut Deleted) {
-        match self.try_delete(call).await {
-            Ok(()) => report.deleted += 1,
-            Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
-            Err(error) => {
-                let code = error.code();
-                report.failed(&call.target, code, code.canonical_reason().unwrap_or(""));
-            }
-        }
+        report.count(call, self.try_delete(call).await);
     }
 
     async fn try_delete(&self, call: &Call) -> Result<(), SwiftError> {
@@ -134,10 +139,6 @@ impl SwiftFront {
             return Ok(self.store.delete_container(call.account(), call.container()).await?);
         };
         let info = self.container_for(call, Want::Write).await?;
-        match self.store.delete_object(&path, info.directory.policy, Precondition::None).await {
-            Ok(_) => Ok(()),
-            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
-            Err(error) => Err(error.into()),
-        }
+        self.delete_in(&info, &path, Precondition::None).await.map(drop)
     }
 }

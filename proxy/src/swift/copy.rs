@@ -9,6 +9,7 @@ use super::auth::Want;
 use super::call::{Call, Target, is_true};
 use super::error::{Answer, SwiftError};
 use super::put::{MAX_FILE, check_etag, created_with};
+use super::versions::stamp;
 use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date};
 use crate::large;
 use crate::store::NewObject;
@@ -37,7 +38,7 @@ impl SwiftFront {
         }
         let from = call.with_target(Method::GET, source.clone());
         let source_info = self.container_for(&from, Want::Read).await?;
-        let object = self.open(&from, source_info.directory.policy).await?;
+        let object = self.open_requested(&from, &source_info).await?;
         let info = self.container_for(call, Want::Write).await?;
         let record = object.record().clone();
         let whole_manifest = call.query.get("multipart-manifest") == Some("get");
@@ -70,8 +71,10 @@ impl SwiftFront {
         }
         let staged = upload.finish().await?;
         check_etag(call, &hex::encode(staged.md5()))?;
-        let stored = self.store.commit(staged, new, condition).await?;
-        created_with(&stored, &stored.etag, &copied_headers(&source, &record, &stored))
+        let written = self.store_in(&info.directory, staged, new, condition).await?;
+        let stored = &written.record;
+        let answer = created_with(stored, &stored.etag, &copied_headers(&source, &record, stored));
+        stamp(answer, written.version)
     }
 
     /// The metadata of a copy: the source's, then what the request gives.

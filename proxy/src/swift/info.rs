@@ -72,6 +72,8 @@ impl SwiftFront {
                 "min_segment_size": 5_242_880,
                 "s3_acl": false,
             },
+            "object_versioning": {},
+            "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
             "dlo": { "max_segments": listing::PAGE },
         });
         text(&info.to_string(), "application/json; charset=UTF-8")

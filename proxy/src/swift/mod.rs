@@ -21,6 +21,7 @@ mod object;
 mod put;
 mod slo;
 mod slo_put;
+mod versions;
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@ use super::account::done;
 use super::auth::Want;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
-use super::metadata;
+use super::{metadata, versions};
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, header, http_date, payload,
 };
@@ -28,6 +28,11 @@ const REPLACED_BY_POST: [&str; 7] = [
 
 impl SwiftFront {
     pub(super) async fn object(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        if let Some(version) = versions::requested(call)?
+            && versions::changes_version(call)
+        {
+            return self.change_version(call, version, body).await;
+        }
         match call.method.as_str() {
             "GET" | "HEAD" => self.get_object(call).await,
             "PUT" if call.query.get("multipart-manifest") == Some("put") => self.put_slo(call, body).await,
@@ -43,20 +48,20 @@ impl SwiftFront {
 
     async fn get_object(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Read).await?;
-        let object = self.open(call, info.directory.policy).await?;
+        let object = self.open_requested(call, &info).await?;
+        let answer = self.answer_object(call, &object).await;
+        self.stamp_read(call, &info, &object, answer)
+    }
+
+    async fn answer_object(&self, call: &Call, object: &OpenObject) -> Answer {
         let record = object.record();
         if call.query.get("multipart-manifest") == Some("get") {
             return match record.header("x-static-large-object") {
-                Some(_) => self.slo_manifest(call, &object).await,
-                None => answer(call, record, &shown_etag(record), &object),
+                Some(_) => self.slo_manifest(call, object).await,
+                None => answer(call, record, &shown_etag(record), object),
             };
         }
-        self.get_whole(call, &object).await
-    }
-
-    /// The object; a HEAD of a small one does not read its bytes.
-    pub(super) async fn open(&self, call: &Call, policy: PolicyIndex) -> Result<OpenObject, SwiftError> {
-        Ok(self.store.open(&call.object_path()?, policy).await?)
+        self.get_whole(call, object).await
     }
 
     async fn post_object(&self, call: &Call) -> Answer {
@@ -87,11 +92,7 @@ impl SwiftFront {
             Some(list) => Precondition::Matches(crate::http::etags(list)),
             None => Precondition::None,
         };
-        match self.store.delete_object(&path, info.directory.policy, condition).await {
-            Ok(_) => done(StatusCode::NO_CONTENT),
-            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
-            Err(error) => Err(error.into()),
-        }
+        self.delete_in(&info, &path, condition).await
     }
 }
 

@@ -12,6 +12,7 @@ use super::auth::Want;
 use super::call::{Call, Target};
 use super::error::{Answer, SwiftError};
 use super::put::{check_etag, created};
+use super::versions::stamp;
 use crate::http::{RequestBody, RequestedRanges, iso_date};
 use crate::large::{self, ManifestEntry, entries_etag};
 use crate::store::{NewObject, StoreError};
@@ -116,8 +117,9 @@ impl SwiftFront {
         let condition = self.condition(call, &path, info.directory.policy).await?;
         let mut upload = self.store.upload(path, info.directory.policy, false);
         upload.write(manifest.into()).await?;
-        let record = self.store.commit(upload.finish().await?, object, condition).await?;
-        created(&record, &format!("\"{etag}\""))
+        let staged = upload.finish().await?;
+        let written = self.store_in(&info.directory, staged, object, condition).await?;
+        stamp(created(&written.record, &format!("\"{etag}\"")), written.version)
     }
 
     /// Looks the segments up and compares them with what the client says of them.
