@@ -173,8 +173,13 @@ fn parse_source(value: &str) -> Result<Named, S3Error> {
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
         )
     };
-    let (path, version) = value.split_once("?versionId=").map_or((value, None), |(path, v)| (path, Some(v)));
-    let version = version.map(Requested::parse).transpose()?;
+    let (path, version) = match value.split_once('?') {
+        None => (value, None),
+        Some((path, query)) => {
+            let version = query.strip_prefix("versionId=").ok_or_else(wrong)?;
+            (path, Some(Requested::parse(version)?))
+        }
+    };
     let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong())?;
     let path = path.strip_prefix('/').unwrap_or(&path);
     let (bucket, key) = path.split_once('/').ok_or_else(wrong)?;
