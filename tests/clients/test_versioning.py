@@ -288,3 +288,17 @@ def test_swift_and_s3_see_the_same_versions(s3, swift, versioned):
     time.sleep(0.5)
     shown = {row["name"]: row["bytes"] for row in swift.get_account()[1]}
     assert shown[versioned] == 3
+
+
+def test_s3_keeps_copies_where_swift_says(s3, swift, bucket):
+    swift.put_container("copies-of-" + bucket)
+    swift.post_container(bucket, {"X-Versions-Location": "copies-of-" + bucket})
+    for body in (b"1", b"2"):
+        s3.put_object(Bucket=bucket, Key="k", Body=body)
+    assert [row["name"][:5] for row in swift.get_container("copies-of-" + bucket)[1]] == ["001k/"]
+    s3.delete_object(Bucket=bucket, Key="k")
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"1"
+    assert swift.get_container("copies-of-" + bucket)[1] == []
+    assert code(s3.put_bucket_versioning, Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}) == (
+        "InvalidRequest"
+    )

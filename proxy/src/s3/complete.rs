@@ -260,6 +260,7 @@ impl S3Front {
             keep_checksum(&mut object, algorithm, value.clone(), full);
             checksum = Some((algorithm, value));
         }
+        self.store.archive(&begun.bucket, &call.path()).await?;
         let at = self.mark(begun).await?;
         let place = (call.path(), begun.policy);
         let assembled =

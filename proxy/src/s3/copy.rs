@@ -116,6 +116,7 @@ impl S3Front {
             keep_checksum(&mut object, algorithm, value.clone(), true);
         }
         let staged = upload.finish().await?;
+        self.store.archive(&info.directory, &call.path()).await?;
         let written = self.store.commit_as(mode, staged, object, condition(call)?).await?;
         let record = written.record;
         let mut xml = Xml::root("CopyObjectResult");

@@ -5,7 +5,7 @@
 //! that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
 
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
+use kodiak_storage_api::{Directory, Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
 use rand::RngCore;
 
 use super::S3Front;
@@ -36,7 +36,9 @@ pub(super) struct Begun {
     pub(super) record: ObjectRecord,
     /// Policy of the bucket, of the parts, and of the object.
     pub(super) policy: PolicyIndex,
-    /// How the bucket's writes treat what is there.
+    /// The bucket.
+    pub(super) bucket: Directory,
+    /// How its writes treat what is there.
     pub(super) mode: Mode,
     pub(super) id: String,
 }
@@ -127,7 +129,7 @@ impl S3Front {
         }
         let path = ObjectPath::new(&uploads_account(call), call.bucket(), &format!("{}\0{id}", call.key()));
         match self.store.head(&path, policy).await {
-            Ok(record) => Ok(Begun { path, record, policy, mode, id }),
+            Ok(record) => Ok(Begun { path, record, policy, bucket: info.directory, mode, id }),
             Err(StoreError::NoObject) => Err(missing()),
             Err(error) => Err(error.into()),
         }

@@ -24,6 +24,7 @@ impl S3Front {
         if let Some((algorithm, value)) = &checksum {
             keep_checksum(&mut object, *algorithm, value.clone(), true);
         }
+        self.store.archive(&info.directory, &call.path()).await?;
         let written = self.store.commit_as(mode, received.staged, object, condition).await?;
         let (record, version) = (written.record, versions::written(mode, written.version));
         let mut builder = versions::with_version(Response::builder(), version.as_deref())

@@ -21,11 +21,7 @@ impl Store {
     }
 
     /// A page of an account's containers, the cluster's own too, whose names begin with NUL.
-    pub(super) async fn list_all_containers(
-        &self,
-        account: &str,
-        query: ListQuery,
-    ) -> Result<Page, StoreError> {
+    pub async fn list_all_containers(&self, account: &str, query: ListQuery) -> Result<Page, StoreError> {
         let key = self.map.account(account);
         self.list(&self.map.account_replicas(key), key, query).await
     }

@@ -27,8 +27,8 @@ pub use open::OpenObject;
 pub use placement::{NoSuchDevice, Nodes, Placement};
 pub use upload::{Staged, Upload};
 pub use versions::{
-    DELETE_MARKER, Deletion, ENABLED, Mode, VersionEntry, VersionMarker, VersionPage, VersionQuery,
-    VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
+    DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
+    VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
 };
 
 use locks::KeyLocks;

@@ -17,8 +17,8 @@ use super::xml::{self, Xml};
 use crate::http::{RequestBody, empty, http_date};
 use crate::large::Large;
 use crate::store::{
-    Deletion, ENABLED, Mode, OpenObject, Precondition, StoreError, Versioning, is_delete_marker, is_null,
-    is_null_row,
+    Deletion, ENABLED, Location, Mode, OpenObject, Precondition, StoreError, Versioning, is_delete_marker,
+    is_null, is_null_row,
 };
 
 const VERSION_ID: &str = "x-amz-version-id";
@@ -198,7 +198,11 @@ impl S3Front {
             Some(Requested::Id(id)) if versioned => self.store.delete_version(path, policy, id, true).await,
             Some(Requested::Id(_)) => Err(StoreError::NoObject),
             Some(Requested::Null) if versioned => self.store.delete_null(path, policy).await,
-            _ => self.store.delete_as(mode(info), path, policy, condition).await,
+            _ => match self.store.delete_archived(&info.directory, path, &condition).await {
+                Ok(true) => Ok(Deletion { existed: true, version: None, marker: false }),
+                Ok(false) => self.store.delete_as(mode(info), path, policy, condition).await,
+                Err(error) => Err(error),
+            },
         };
         match deleted {
             Ok(deletion) => Ok(deletion),
@@ -252,7 +256,7 @@ impl S3Front {
             Some(Status::Suspended) => "False",
             Some(Status::Disabled) | None => return Err(S3Error::malformed_xml()),
         };
-        if info.directory.header("x-container-sysmeta-versions-location").is_some() {
+        if Location::of(&info.directory).is_some() {
             return Err(S3Error::invalid_request(
                 "The bucket keeps versions in another container (X-Versions-Location).",
             ));

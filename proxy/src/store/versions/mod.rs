@@ -20,6 +20,7 @@
 //! longer hold every record between the two.
 
 mod containers;
+mod legacy;
 mod list;
 mod read;
 mod remove;
@@ -27,6 +28,7 @@ mod write;
 
 use kodiak_storage_api::{Directory, ObjectPath, ObjectRecord, Row, VersionId};
 
+pub use legacy::{LOCATION, LOCATION_MODE, Location};
 pub use list::{VersionEntry, VersionMarker, VersionPage, VersionQuery, VersionRow};
 pub use remove::Deletion;
 

@@ -18,8 +18,8 @@ use super::error::{Answer, SwiftError};
 use super::put::created;
 use crate::http::RequestBody;
 use crate::store::{
-    self, Deletion, Mode, NewObject, OpenObject, Precondition, Staged, StoreError, Versioning, Written,
-    is_delete_marker,
+    self, Deletion, Location, Mode, NewObject, OpenObject, Precondition, Staged, StoreError, Versioning,
+    Written, is_delete_marker,
 };
 
 const ENABLED: &str = "x-versions-enabled";
@@ -85,7 +85,7 @@ impl SwiftFront {
         object: NewObject,
         condition: Precondition,
     ) -> Result<Written, SwiftError> {
-        self.archive(container, staged.path()).await?;
+        self.store.archive(container, staged.path()).await?;
         let mode = Versioning::of(container).mode(Mode::Replace);
         Ok(self.store.commit_as(mode, staged, object, condition).await?)
     }
@@ -97,8 +97,8 @@ impl SwiftFront {
         path: &ObjectPath,
         condition: Precondition,
     ) -> Answer {
-        if let Some(answer) = self.delete_archived(&info.directory, path, &condition).await? {
-            return answer;
+        if self.store.delete_archived(&info.directory, path, &condition).await? {
+            return done(StatusCode::NO_CONTENT);
         }
         let mode = Versioning::of(&info.directory).mode(Mode::Replace);
         let deleted = self.store.delete_as(mode, path, info.directory.policy, condition).await?;
@@ -252,8 +252,8 @@ impl SwiftFront {
     ) -> Result<(), SwiftError> {
         legacy::changes(call, info, changes)?;
         let Some(wanted) = call.header(ENABLED).filter(|value| !value.is_empty()) else { return Ok(()) };
-        let legacy = info.is_some_and(|info| legacy::Location::of(&info.directory).is_some());
-        if legacy || changes.iter().any(|(name, value)| legacy::is_location(name) && !value.is_empty()) {
+        let legacy = info.is_some_and(|info| Location::of(&info.directory).is_some());
+        if legacy || changes.iter().any(|(name, value)| name == store::LOCATION && !value.is_empty()) {
             return Err(SwiftError::bad_request(
                 "Cannot enable object versioning on a container that is already using the legacy versioned \
                  writes feature.",
@@ -281,8 +281,8 @@ impl SwiftFront {
         if let Some(enabled) = container.header(store::ENABLED) {
             builder = builder.header(ENABLED, enabled);
         }
-        match legacy::Location::of(container) {
-            Some(location) => builder.header(location.header(), location.value()),
+        match Location::of(container) {
+            Some(location) => builder.header(legacy::header(&location), location.value),
             None => builder,
         }
     }
