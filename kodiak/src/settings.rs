@@ -103,6 +103,15 @@ impl Settings {
             rings == policies,
             "there are {rings} object rings, but {policies} names in proxy.swift.policies"
         );
+        let mut seen: Vec<String> = Vec::new();
+        for policy in &self.proxy.swift.policies {
+            let letters = policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            // It is part of header names.
+            ensure!(letters && !policy.is_empty(), "policy {policy:?}: a name is of letters, digits and -");
+            let name = policy.to_lowercase();
+            ensure!(!seen.contains(&name), "two policies are called {policy}");
+            seen.push(name);
+        }
         for user in &self.users {
             let whole = |name: &str| !name.is_empty() && !name.contains([':', '/', ',']);
             if !whole(&user.account) || !whole(&user.name) {

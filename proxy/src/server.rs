@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -150,12 +151,17 @@ impl Shared {
         let id = context.id.clone();
         let front = self.fronts.choose(&request);
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let kept = asks_to_be_kept(&request);
         let request = request.map(RequestBody::incoming);
         let mut response = front.handle(request, context).await;
         if let Ok(value) = HeaderValue::from_str(&id) {
             let headers = response.headers_mut();
             headers.insert("x-trans-id", value.clone());
             headers.insert("x-openstack-request-id", value);
+        }
+        if kept {
+            // HTTP/1.1 keeps the connection anyway; older clients believe it only if they are told.
+            response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
         }
         let took = begun.elapsed();
         let status = response.status().as_u16();
@@ -168,6 +174,11 @@ impl Shared {
         tracing::info!(target: "kodiak::access", %id, %peer, api = front.name(), %method, path = uri.path(), status, ?took);
         response
     }
+}
+
+fn asks_to_be_kept<B>(request: &Request<B>) -> bool {
+    let asks = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    request.headers().get(CONNECTION).is_some_and(asks)
 }
 
 fn record(api: &'static str, method: &http::Method, status: u16, took: Duration) {

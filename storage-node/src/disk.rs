@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,6 +46,11 @@ pub trait Disk: Send + Sync + 'static {
 pub trait DiskFile: Send + Sync {
     /// Writes all of `slices` at `offset`.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Writes whole pages from page-aligned memory, past the page cache where the file system can: large
+    /// data is not copied then, and does not push out what is read often. As unsynced as any write.
+    fn write_pages_at(&self, pages: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(&mut [IoSlice::new(pages)], offset)
+    }
     /// Fills `buffer` from `offset`.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Like [`DiskFile::read_at`] if that needs no waiting for the device; else `false`.
@@ -71,11 +76,12 @@ pub struct SystemDisk;
 impl Disk for SystemDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Arc::new(SystemFile(file)))
+        Ok(Arc::new(SystemFile { file, direct: direct(path) }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(SystemFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(SystemFile { file, direct: direct(path) }))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -113,33 +119,59 @@ impl Disk for SystemDisk {
     }
 }
 
-struct SystemFile(File);
+struct SystemFile {
+    file: File,
+    /// The same file past the page cache, where the file system can.
+    direct: Option<File>,
+}
+
+fn direct(path: &Path) -> Option<File> {
+    let flag = rustix::fs::OFlags::DIRECT.bits();
+    let opened = OpenOptions::new().write(true).custom_flags(i32::try_from(flag).ok()?).open(path);
+    opened.inspect_err(|error| tracing::debug!(%error, "no direct writes")).ok()
+}
+
+/// Writes all of `slices` at `offset`.
+fn write_all(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    while !slices.is_empty() {
+        let now = slices.len().min(MAX_SLICES);
+        let written = match rustix::io::pwritev(file.as_fd(), &slices[..now], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => written,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        offset += written as u64;
+        IoSlice::advance_slices(&mut slices, written);
+    }
+    Ok(())
+}
 
 impl DiskFile for SystemFile {
-    fn write_at(&self, slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        let mut rest = slices;
-        while !rest.is_empty() {
-            let now = rest.len().min(MAX_SLICES);
-            let written = match rustix::io::pwritev(self.0.as_fd(), &rest[..now], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => written,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            offset += written as u64;
-            IoSlice::advance_slices(&mut rest, written);
+    fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        write_all(&self.file, slices, offset)
+    }
+
+    fn write_pages_at(&self, pages: &[u8], offset: u64) -> io::Result<()> {
+        let mut slices = [IoSlice::new(pages)];
+        if let Some(direct) = &self.direct {
+            match write_all(direct, &mut slices, offset) {
+                // The device wants other alignments than pages.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => slices = [IoSlice::new(pages)],
+                written => return written,
+            }
         }
-        Ok(())
+        write_all(&self.file, &mut slices, offset)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn try_read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
         let len = buffer.len();
         let mut slices = [IoSliceMut::new(buffer)];
-        match rustix::io::preadv2(self.0.as_fd(), &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(self.file.as_fd(), &mut slices, offset, ReadWriteFlags::NOWAIT) {
             Ok(read) => Ok(read == len),
             Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR | Errno::NOSYS) => Ok(false),
             Err(error) => Err(error.into()),
@@ -147,24 +179,24 @@ impl DiskFile for SystemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(self.0.as_fd())?)
+        Ok(rustix::fs::fdatasync(self.file.as_fd())?)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::empty(), offset, len)?)
+        Ok(rustix::fs::fallocate(self.file.as_fd(), FallocateFlags::empty(), offset, len)?)
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(self.0.as_fd(), flags, offset, len)?)
+        Ok(rustix::fs::fallocate(self.file.as_fd(), flags, offset, len)?)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        match rustix::fs::seek(self.0.as_fd(), rustix::fs::SeekFrom::Data(offset)) {
+        match rustix::fs::seek(self.file.as_fd(), rustix::fs::SeekFrom::Data(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(Errno::NXIO) => Ok(None),
             Err(Errno::INVAL) => Ok((offset < self.size()?).then_some(offset)),
@@ -173,6 +205,6 @@ impl DiskFile for SystemFile {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }

@@ -92,6 +92,8 @@ enum Piece {
     Head(Range<usize>),
     /// A frame of data, as it came from the client.
     Frame(Bytes),
+    /// Whole pages of data in page-aligned memory, to be written at a page.
+    Pages(Bytes),
 }
 
 /// Needles that are written together.
@@ -153,8 +155,14 @@ impl Group {
             return Err(error);
         }
         self.pieces.push(Piece::Head(begin..self.arena.len()));
-        self.pieces
-            .extend(data.iter().filter(|frame| !frame.is_empty()).map(|frame| Piece::Frame(frame.clone())));
+        match needle::page_aligned(data) {
+            Some(frame) => {
+                let pages = frame.len() / needle::PAGE * needle::PAGE;
+                self.pieces.push(Piece::Pages(frame.slice(..pages)));
+                self.pieces.push(Piece::Frame(frame.slice(pages..)));
+            }
+            None => self.pieces.extend(data.iter().map(|frame| Piece::Frame(frame.clone()))),
+        }
         let padding = location.padded_len() as usize - location.content_len();
         let begin = self.arena.len();
         self.arena.extend_from_slice(&ZEROS[..padding]);
@@ -166,16 +174,25 @@ impl Group {
     /// Writes and syncs the group: after `Ok` every needle of it is on stable storage.
     pub fn write(&self, tail: &Tail) -> io::Result<()> {
         let Some(volume) = tail.volume() else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut slices: Vec<IoSlice<'_>> = self
-            .pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Head(range) => IoSlice::new(&self.arena[range.clone()]),
-                Piece::Frame(frame) => IoSlice::new(frame),
-            })
-            .filter(|slice| !slice.is_empty())
-            .collect();
-        volume.file.write_at(&mut slices, self.start)?;
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(self.pieces.len());
+        // Where `slices` begin, and where the next piece goes.
+        let (mut begin, mut at) = (self.start, self.start);
+        for piece in &self.pieces {
+            let bytes = match piece {
+                Piece::Head(range) => &self.arena[range.clone()],
+                Piece::Frame(bytes) | Piece::Pages(bytes) => bytes,
+            };
+            if matches!(piece, Piece::Pages(_)) {
+                volume.file.write_at(&mut slices, begin)?;
+                slices.clear();
+                volume.file.write_pages_at(bytes, at)?;
+                begin = at + bytes.len() as u64;
+            } else if !bytes.is_empty() {
+                slices.push(IoSlice::new(bytes));
+            }
+            at += bytes.len() as u64;
+        }
+        volume.file.write_at(&mut slices, begin)?;
         volume.file.sync()
     }
 

@@ -14,7 +14,7 @@
 //! | 32..36 | CRC-32 of the checksum table |
 //! | 36..44 | zero |
 //! | 44..48 | CRC-32 of bytes 0..44 |
-//! | 48.. | metadata ([postcard](https://postcard.jamesmunns.com/wire-format) of the kind's struct) |
+//! | 48.. | metadata ([postcard](https://postcard.jamesmunns.com/wire-format) of the kind's struct, and zeros if the data is to begin at a page) |
 //! | then | checksum table: CRC-32 of each 64 KiB of the data |
 //! | then | data |
 //! | then | zeros up to a multiple of 64 |
@@ -35,6 +35,11 @@ pub const ALIGN: u64 = 64;
 /// Metadata larger than this is refused: it bounds what a reader allocates on a damaged length.
 /// Holds a record of 10,000 multipart parts and 90 headers with room to spare.
 pub const MAX_META: usize = 4 * 1024 * 1024;
+
+/// Pages of files and of memory that a disk takes without a copy.
+pub const PAGE: usize = 4096;
+/// Data from here on is worth a page-aligned place: below it, the padding would cost more than the copy.
+const PAGES_FROM: usize = 64 * 1024;
 
 const MAGIC: [u8; 4] = *b"KDN1";
 const VERSION: u8 = 1;
@@ -225,6 +230,12 @@ pub fn append_checksums(frames: &[Bytes], table: &mut Vec<u8>) {
     }
 }
 
+/// The data, where it lies in page-aligned memory, so that its needle places it at a page of the volume.
+pub fn page_aligned(data: &[Bytes]) -> Option<&Bytes> {
+    let [frame] = data else { return None };
+    (frame.len() >= PAGES_FROM && frame.as_ptr().addr().is_multiple_of(PAGE)).then_some(frame)
+}
+
 /// Appends everything before the data to `out`: header, metadata, table. `location.meta_len` and
 /// `data_len` need not be set; the complete location is returned.
 pub fn encode_head<M: Serialize>(
@@ -238,6 +249,11 @@ pub fn encode_head<M: Serialize>(
     let start = out.len();
     out.resize(start + HEADER_LEN, 0);
     let mut bytes = postcard::to_extend(meta, std::mem::take(out))?;
+    if let Some(frame) = page_aligned(data) {
+        let table = frame.len().div_ceil(CHECKSUM_CHUNK) * 4;
+        let begins = at.1 as usize + bytes.len() - start + table;
+        bytes.resize(bytes.len() + begins.next_multiple_of(PAGE) - begins, 0);
+    }
     let meta_end = bytes.len();
     append_checksums(data, &mut bytes);
     let location = Location {
@@ -387,6 +403,18 @@ mod tests {
         assert_eq!(head.decode::<RowsMeta>().unwrap(), rows(1));
         head.verify(0, &bytes[location.head_len()..]).unwrap();
         head.verify(1, &bytes[location.head_len() + CHECKSUM_CHUNK..]).unwrap();
+    }
+
+    #[test]
+    fn data_of_aligned_memory_begins_at_a_page_and_its_metadata_reads_as_before() {
+        let memory = vec![7; 3 * PAGES_FROM];
+        let skip = memory.as_ptr().align_offset(PAGE);
+        let data = Bytes::from(memory).slice(skip..skip + 2 * PAGES_FROM - 5);
+        let (location, bytes) = encode(std::slice::from_ref(&data));
+        assert!(location.data_offset().is_multiple_of(PAGE as u64));
+        let head = decode_head(&bytes, (3, 128), Salt(9)).unwrap();
+        assert_eq!(head.decode::<RowsMeta>().unwrap(), rows(1));
+        head.verify(0, &data).unwrap();
     }
 
     #[test]

@@ -89,9 +89,12 @@ def s3(store):
 @pytest.fixture
 def bucket(s3, request):
     """A new bucket."""
+    import hashlib
     import re
 
-    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60]
+    # Long names of parametrized tests differ at their ends, and files have tests of the same name.
+    digest = hashlib.md5(request.node.nodeid.encode()).hexdigest()[:8]
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-") + "-" + digest
     s3.create_bucket(Bucket=name)
     return name
 

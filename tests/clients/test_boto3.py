@@ -1,13 +1,17 @@
 """The S3 API by boto3, with its default checksums."""
 
+import base64
 import concurrent.futures
+import filecmp
 import hashlib
 import random
 
+import awscrt.checksums
 import boto3
 import botocore
 import pytest
 import requests
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -40,8 +44,6 @@ def test_what_is_put_is_got(s3, bucket, size):
 
 @pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
 def test_checksums_are_kept_and_checked(s3, bucket, algorithm):
-    if algorithm in ("CRC32C", "CRC64NVME"):
-        pytest.importorskip("awscrt", reason="boto3 makes this checksum only with awscrt")
     s3.put_object(Bucket=bucket, Key="k", Body=b"hello", ChecksumAlgorithm=algorithm)
     head = s3.head_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")
     assert head[f"Checksum{algorithm}"]
@@ -203,3 +205,254 @@ def test_attributes(s3, bucket):
     found = s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=wanted)
     assert found["ObjectSize"] == 5 and found["Checksum"]["ChecksumCRC32"]
     assert s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] is None
+
+
+ALGORITHMS = {
+    "CRC32": lambda data: awscrt.checksums.crc32(data).to_bytes(4, "big"),
+    "CRC32C": lambda data: awscrt.checksums.crc32c(data).to_bytes(4, "big"),
+    "CRC64NVME": lambda data: awscrt.checksums.crc64nvme(data).to_bytes(8, "big"),
+    "SHA1": lambda data: hashlib.sha1(data).digest(),
+    "SHA256": lambda data: hashlib.sha256(data).digest(),
+}
+
+
+def checksum(algorithm, data):
+    return base64.b64encode(ALGORITHMS[algorithm](data)).decode()
+
+
+@pytest.mark.parametrize("algorithm,kind", [
+    ("CRC32", "COMPOSITE"), ("CRC32C", "COMPOSITE"), ("SHA1", "COMPOSITE"), ("SHA256", "COMPOSITE"),
+    ("CRC32", "FULL_OBJECT"), ("CRC32C", "FULL_OBJECT"), ("CRC64NVME", "FULL_OBJECT"),
+])
+def test_multipart_checksums_are_of_the_parts_or_of_the_whole(s3, bucket, algorithm, kind):
+    parts = [body(5 << 20, 1), body(1_000_003, 2)]
+    field = f"Checksum{algorithm}"
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="m", ChecksumAlgorithm=algorithm, ChecksumType=kind)
+    assert (upload["ChecksumAlgorithm"], upload["ChecksumType"]) == (algorithm, kind)
+    name = dict(Bucket=bucket, Key="m", UploadId=upload["UploadId"])
+    chosen = []
+    for number, data in enumerate(parts, 1):
+        done = s3.upload_part(PartNumber=number, Body=data, ChecksumAlgorithm=algorithm, **name)
+        assert done[field] == checksum(algorithm, data)
+        chosen.append({"PartNumber": number, "ETag": done["ETag"], field: done[field]})
+    assert [part[field] for part in s3.list_parts(**name)["Parts"]] == [part[field] for part in chosen]
+    if kind == "COMPOSITE":
+        together = b"".join(ALGORITHMS[algorithm](data) for data in parts)
+        expected = checksum(algorithm, together) + "-2"
+    else:
+        expected = checksum(algorithm, b"".join(parts))
+    wrong = {field: checksum(algorithm, b"wrong")}
+    finish = dict(MultipartUpload={"Parts": chosen}, ChecksumType=kind, **name)
+    assert code(s3.complete_multipart_upload, **wrong, **finish) == "BadDigest"
+    bad = [dict(chosen[0], **wrong), chosen[1]]
+    assert code(s3.complete_multipart_upload, **dict(finish, MultipartUpload={"Parts": bad})) == "InvalidPart"
+    assert code(s3.complete_multipart_upload, MpuObjectSize=7, **finish) == "InvalidRequest"
+    done = s3.complete_multipart_upload(MpuObjectSize=sum(map(len, parts)), **finish)
+    assert (done[field], done["ChecksumType"]) == (expected, kind)
+    head = s3.head_object(Bucket=bucket, Key="m", ChecksumMode="ENABLED")
+    assert (head[field], head["ChecksumType"]) == (expected, kind)
+    got = s3.get_object(Bucket=bucket, Key="m", ChecksumMode="ENABLED")
+    assert got["Body"].read() == b"".join(parts)
+    listed = s3.list_objects_v2(Bucket=bucket)["Contents"][0]
+    assert (listed["ChecksumAlgorithm"], listed["ChecksumType"]) == ([algorithm], kind)
+    found = s3.get_object_attributes(Bucket=bucket, Key="m", ObjectAttributes=["Checksum", "ObjectParts"])
+    assert found["Checksum"][field] == expected and found["ObjectParts"]["TotalPartsCount"] == 2
+    assert [(p["PartNumber"], p["Size"]) for p in found["ObjectParts"]["Parts"]] == [(1, 5 << 20), (2, 1_000_003)]
+    # A copy is one object with a checksum of its own whole.
+    copy = s3.copy_object(Bucket=bucket, Key="c", CopySource={"Bucket": bucket, "Key": "m"})["CopyObjectResult"]
+    assert copy[field] == checksum(algorithm, b"".join(parts))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_transfer_manager_goes_both_ways_in_parts(store, s3, bucket, tmp_path, signed):
+    there, back = tmp_path / "there", tmp_path / "back"
+    there.write_bytes(body(25_000_001))
+    config = TransferConfig(multipart_threshold=6 << 20, multipart_chunksize=6 << 20, max_concurrency=4)
+    client = s3
+    if not signed:
+        named = store.endpoints["s3"]
+        client = boto3.client(
+            "s3", endpoint_url=named["url"], aws_access_key_id=named["access_key"], region_name=named["region"],
+            aws_secret_access_key=named["secret_key"],
+            config=Config(s3={"payload_signing_enabled": False}, request_checksum_calculation="when_required"),
+        )
+    extra = {"Metadata": {"k": "v"}, "Tagging": "a=1"}
+    client.upload_file(str(there), bucket, "big", Config=config, ExtraArgs=extra)
+    assert s3.head_object(Bucket=bucket, Key="big")["ETag"].endswith('-4"')
+    client.download_file(bucket, "big", str(back), Config=config)
+    assert filecmp.cmp(there, back, shallow=False)
+    client.copy({"Bucket": bucket, "Key": "big"}, bucket, "copy", Config=config)
+    client.download_file(bucket, "copy", str(back), Config=config)
+    assert filecmp.cmp(there, back, shallow=False)
+    assert s3.get_object_tagging(Bucket=bucket, Key="big")["TagSet"] == [{"Key": "a", "Value": "1"}]
+
+
+ODD = ["..", ".", "a/../b", "../../x", "a//b", "/a", "//", "a/", "+", "a+b c", "%", "%41", "%2F", "ä ö/ü", "日本", "🐋",
+       "a&b=c", "<x>", "'\"", "#?", " lead and trail ", "a\tb", "a\nb", "\u007f", "k" * 1024, "~._-", "*()!@$,:;"]
+
+
+def test_odd_keys_are_kept_as_they_are(s3, bucket):
+    for number, key in enumerate(ODD):
+        s3.put_object(Bucket=bucket, Key=key, Body=str(number).encode())
+    expected = sorted(ODD, key=str.encode)
+    for listing in (s3.list_objects_v2, s3.list_objects):
+        assert [found["Key"] for found in listing(Bucket=bucket)["Contents"]] == expected
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, PaginationConfig={"PageSize": 2})
+    assert [found["Key"] for page in pages for found in page["Contents"]] == expected
+    for number, key in enumerate(ODD):
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == str(number).encode(), key
+        copied = "copy of " + key[:1000]
+        s3.copy_object(Bucket=bucket, Key=copied, CopySource={"Bucket": bucket, "Key": key})
+        assert s3.get_object(Bucket=bucket, Key=copied)["Body"].read() == str(number).encode(), key
+        url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key})
+        # requests would undo the dots of a path.
+        assert ".." in key or key == "." or requests.get(url).content == str(number).encode(), key
+    keys = [{"Key": key} for key in ODD]
+    deleted = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})["Deleted"]
+    assert [one["Key"] for one in deleted] == ODD
+    left = [found["Key"] for found in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert len(left) == len(ODD) and all(key.startswith("copy of ") for key in left)
+
+
+def test_tags(s3, bucket):
+    s3.put_object(Bucket=bucket, Key="k", Body=b"x", Tagging="a=1&b=%C3%BC+x")
+    head = s3.get_object(Bucket=bucket, Key="k")
+    assert head["TagCount"] == 2
+    tags = [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "ü x"}]
+    assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == tags
+    source = {"Bucket": bucket, "Key": "k"}
+    s3.copy_object(Bucket=bucket, Key="c", CopySource=source)
+    assert s3.get_object_tagging(Bucket=bucket, Key="c")["TagSet"] == tags
+    s3.copy_object(Bucket=bucket, Key="c", CopySource=source, TaggingDirective="REPLACE", Tagging="c=")
+    assert s3.get_object_tagging(Bucket=bucket, Key="c")["TagSet"] == [{"Key": "c", "Value": ""}]
+    listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    s3.put_object_tagging(Bucket=bucket, Key="k", Tagging={"TagSet": tags[:1]})
+    assert s3.list_objects_v2(Bucket=bucket)["Contents"] == listed
+    assert s3.head_object(Bucket=bucket, Key="k")["LastModified"] == head["LastModified"]
+    s3.delete_object_tagging(Bucket=bucket, Key="k")
+    assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == []
+    assert "TagCount" not in s3.get_object(Bucket=bucket, Key="k")
+    eleven = {"TagSet": [{"Key": str(number), "Value": ""} for number in range(11)]}
+    assert code(s3.put_object_tagging, Bucket=bucket, Key="k", Tagging=eleven) == "BadRequest"
+    assert code(s3.put_object, Bucket=bucket, Key="k", Body=b"", Tagging="a=1&a=2") == "InvalidTag"
+    assert code(s3.get_object_tagging, Bucket=bucket, Key="none") == "NoSuchKey"
+    assert code(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchTagSet"
+    s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})
+    assert s3.get_bucket_tagging(Bucket=bucket)["TagSet"] == tags
+    s3.delete_bucket_tagging(Bucket=bucket)
+    assert code(s3.get_bucket_tagging, Bucket=bucket) == "NoSuchTagSet"
+
+
+def test_canned_acls_are_those_of_the_bucket(store, s3, bucket):
+    everybody = "http://acs.amazonaws.com/groups/global/AllUsers"
+
+    def grants():
+        found = s3.get_bucket_acl(Bucket=bucket)
+        assert [grant["Permission"] for grant in found["Grants"]][0] == "FULL_CONTROL"
+        return [(grant["Grantee"].get("URI"), grant["Permission"]) for grant in found["Grants"][1:]]
+
+    s3.put_object(Bucket=bucket, Key="k", Body=b"for all")
+    url = "{}/v1/AUTH_{}/{}/k".format(store.endpoints["s3"]["url"], store.endpoints["swift"]["user"].split(":")[0],
+                                      bucket)
+    assert grants() == [] and requests.get(url).status_code == 401
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read")
+    assert grants() == [(everybody, "READ")] and requests.get(url).content == b"for all"
+    s3.put_object(Bucket=bucket, Key="l", Body=b"", ACL="public-read")
+    policy = s3.get_bucket_acl(Bucket=bucket)
+    s3.put_bucket_acl(Bucket=bucket, ACL="private")
+    assert grants() == [] and requests.get(url).status_code == 401
+    unsupported = "AccessControlListNotSupported"
+    assert code(s3.put_object, Bucket=bucket, Key="l", Body=b"", ACL="public-read") == unsupported
+    s3.put_bucket_acl(Bucket=bucket, AccessControlPolicy={key: policy[key] for key in ("Owner", "Grants")})
+    assert grants() == [(everybody, "READ")]
+    assert code(s3.put_bucket_acl, Bucket=bucket, ACL="public-read-write") == unsupported
+    assert code(s3.put_bucket_acl, Bucket=bucket, ACL="nonsense") == "InvalidArgument"
+    assert code(s3.put_bucket_acl, Bucket="not-there-at-all", ACL="private") == "NoSuchBucket"
+
+
+def test_configuration_that_a_bucket_lacks_is_said_to_be_absent(s3, bucket):
+    absent = {
+        "policy": "NoSuchBucketPolicy", "policy_status": "NoSuchBucketPolicy", "cors": "NoSuchCORSConfiguration",
+        "encryption": "ServerSideEncryptionConfigurationNotFoundError", "website": "NoSuchWebsiteConfiguration",
+        "lifecycle_configuration": "NoSuchLifecycleConfiguration", "tagging": "NoSuchTagSet",
+        "replication": "ReplicationConfigurationNotFoundError",
+        "ownership_controls": "OwnershipControlsNotFoundError",
+    }
+    for name, expected in absent.items():
+        assert code(getattr(s3, f"get_bucket_{name}"), Bucket=bucket) == expected
+    assert code(s3.get_public_access_block, Bucket=bucket) == "NoSuchPublicAccessBlockConfiguration"
+    assert code(s3.get_object_lock_configuration, Bucket=bucket) == "ObjectLockConfigurationNotFoundError"
+    assert code(s3.get_bucket_inventory_configuration, Bucket=bucket, Id="x") == "NoSuchConfiguration"
+    assert s3.list_bucket_metrics_configurations(Bucket=bucket)["IsTruncated"] is False
+    assert "Status" not in s3.get_bucket_accelerate_configuration(Bucket=bucket)
+    assert "LoggingEnabled" not in s3.get_bucket_logging(Bucket=bucket)
+    assert s3.get_bucket_request_payment(Bucket=bucket)["Payer"] == "BucketOwner"
+    s3.get_bucket_notification_configuration(Bucket=bucket)
+    s3.delete_bucket_policy(Bucket=bucket)
+    assert code(s3.put_bucket_policy, Bucket=bucket, Policy="{}") == "NotImplemented"
+    assert code(s3.get_bucket_cors, Bucket="not-there-at-all") == "NoSuchBucket"
+
+
+def test_conditions_of_completions_copies_and_deletes(s3, bucket):
+    def upload(key, **conditions):
+        begun = s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        name = dict(Bucket=bucket, Key=key, UploadId=begun)
+        tag = s3.upload_part(PartNumber=1, Body=b"part", **name)["ETag"]
+        parts = {"Parts": [{"PartNumber": 1, "ETag": tag}]}
+        return lambda: s3.complete_multipart_upload(MultipartUpload=parts, **name, **conditions)
+
+    etag = s3.put_object(Bucket=bucket, Key="k", Body=b"x")["ETag"]
+    assert code(upload("k", IfNoneMatch="*")) == "PreconditionFailed"
+    assert code(upload("k", IfMatch='"0"')) == "PreconditionFailed"
+    assert code(upload("none", IfMatch=etag)) == "NoSuchKey"
+    etag = upload("k", IfMatch=etag)()["ETag"]
+    source = {"Bucket": bucket, "Key": "k"}
+    assert code(s3.copy_object, Bucket=bucket, Key="k", CopySource=source, IfNoneMatch="*",
+                MetadataDirective="REPLACE") == "PreconditionFailed"
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource=source, IfNoneMatch="*")
+    assert code(s3.delete_object, Bucket=bucket, Key="k", IfMatch='"0"') == "PreconditionFailed"
+    assert code(s3.delete_object, Bucket=bucket, Key="none", IfMatch="*") == "PreconditionFailed"
+    s3.delete_object(Bucket=bucket, Key="k", IfMatch=etag)
+    s3.delete_object(Bucket=bucket, Key="k")
+    named = {"Objects": [{"Key": "copy", "ETag": '"0"'}]}
+    assert s3.delete_objects(Bucket=bucket, Delete=named)["Errors"][0]["Code"] == "PreconditionFailed"
+
+
+def test_parts_and_uploads_are_listed_by_pages(s3, bucket):
+    uploads = []
+    for key in ("a/1", "a/2", "b", "b", "c/x"):
+        uploads.append((key, s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]))
+    uploads.sort()
+    pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, PaginationConfig={"PageSize": 2})
+    assert [(u["Key"], u["UploadId"]) for page in pages for u in page.get("Uploads", [])] == uploads
+    rolled = s3.list_multipart_uploads(Bucket=bucket, Delimiter="/")
+    assert [p["Prefix"] for p in rolled["CommonPrefixes"]] == ["a/", "c/"]
+    assert [u["Key"] for u in rolled["Uploads"]] == ["b", "b"]
+    assert [u["Key"] for u in s3.list_multipart_uploads(Bucket=bucket, Prefix="a/")["Uploads"]] == ["a/1", "a/2"]
+    name = dict(Bucket=bucket, Key="b", UploadId=next(upload for key, upload in uploads if key == "b"))
+    for number in (1, 2, 5, 9, 10_000):
+        s3.upload_part(PartNumber=number, Body=b"x", **name)
+    pages = s3.get_paginator("list_parts").paginate(PaginationConfig={"PageSize": 2}, **name)
+    assert [p["PartNumber"] for page in pages for p in page["Parts"]] == [1, 2, 5, 9, 10_000]
+    s3.delete_bucket(Bucket=bucket)
+    s3.create_bucket(Bucket=bucket)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket)
+
+
+def test_listings_begin_where_they_are_told(s3, bucket):
+    for key in ("a", "b", "c", "d"):
+        s3.put_object(Bucket=bucket, Key=key, Body=b"")
+    assert [o["Key"] for o in s3.list_objects_v2(Bucket=bucket, StartAfter="b")["Contents"]] == ["c", "d"]
+    page = s3.list_objects_v2(Bucket=bucket, StartAfter="a", MaxKeys=1)
+    assert [o["Key"] for o in page["Contents"]] == ["b"] and page["KeyCount"] == 1
+    rest = s3.list_objects_v2(Bucket=bucket, StartAfter="a", ContinuationToken=page["NextContinuationToken"])
+    assert [o["Key"] for o in rest["Contents"]] == ["c", "d"]
+    assert "Owner" not in page["Contents"][0]
+    assert s3.list_objects_v2(Bucket=bucket, FetchOwner=True)["Contents"][0]["Owner"]["ID"]
+    assert code(s3.list_objects_v2, Bucket=bucket, ContinuationToken="?") == "InvalidArgument"
+    assert [o["Key"] for o in s3.list_objects(Bucket=bucket, Marker="c")["Contents"]] == ["d"]
+    assert s3.list_objects_v2(Bucket=bucket, MaxKeys=0)["KeyCount"] == 0
+    names = [b["Name"] for b in s3.list_buckets(Prefix=bucket)["Buckets"]]
+    assert names == [bucket]
+    pages = s3.get_paginator("list_buckets").paginate(PaginationConfig={"PageSize": 1})
+    assert bucket in [b["Name"] for page in pages for b in page["Buckets"]]

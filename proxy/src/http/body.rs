@@ -48,6 +48,11 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Bytes of a body that are read although nobody wants them any more.
 const DRAIN: u64 = 1 << 20;
 
+/// What is read of a body after its request was refused, at most.
+const LINGER_BYTES: usize = 128 << 20;
+/// For how long.
+const LINGER_TIME: Duration = Duration::from_secs(30);
+
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
@@ -103,6 +108,23 @@ impl RequestBody {
                 return;
             }
         }
+    }
+
+    /// Reads on in the background while the answer is sent, for a client that sends all before it listens.
+    pub fn linger(mut self) {
+        if self.is_end_stream() {
+            return;
+        }
+        let read = async move {
+            let mut left = LINGER_BYTES;
+            while let Some(Ok(data)) = self.data().await {
+                left = left.saturating_sub(data.len());
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        tokio::spawn(tokio::time::timeout(LINGER_TIME, read));
     }
 
     /// The whole body if it has at most `limit` bytes; none if it has more.

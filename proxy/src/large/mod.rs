@@ -1,16 +1,18 @@
-//! Large objects whose bytes are those of other objects: Swift's static (SLO) and dynamic (DLO) ones.
+//! Objects whose bytes are those of other objects: Swift's large objects, static (SLO) and dynamic (DLO),
+//! and symlinks.
 //!
 //! Both fronts read them. What S3 calls multipart is not here: its parts are extents of one object.
 
 mod dynamic;
 mod manifest;
 mod segments;
+pub mod symlink;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use kodiak_storage_api::Directory;
+use kodiak_storage_api::{Directory, ObjectRecord};
 
 pub use manifest::{MAX_MANIFEST, ManifestEntry, entries_etag, parse};
 pub use segments::{Segment, Segments};
@@ -31,6 +33,11 @@ pub struct Large {
     pub segments: Segments,
     /// Of the segments' ETags; answered in quotes.
     pub etag: String,
+}
+
+/// Whether an object is a manifest.
+pub fn is_manifest(record: &ObjectRecord) -> bool {
+    record.header(STATIC).is_some() || record.header(DYNAMIC).is_some()
 }
 
 /// The large object that this object is the manifest of; none if it is a plain one.

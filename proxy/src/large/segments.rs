@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use kodiak_storage_api::ObjectPath;
 
-use super::{Access, ManifestEntry, manifest};
+use super::{Access, ManifestEntry, manifest, symlink};
 use crate::http::Payload;
 use crate::store::{ByteStream, OpenObject, SharedStore, StoreError};
 
@@ -99,13 +99,20 @@ impl Segments {
         Some(start..start + self.pieces.get(index)?.length())
     }
 
-    /// Opens the first piece of a range, so that a large object that cannot be read is refused before
-    /// its answer has begun.
+    /// Opens the first piece of a range, and of the manifests within, so that a large object that cannot
+    /// be read is refused before its answer has begun.
     pub async fn check(&self, start: u64) -> Result<(), StoreError> {
-        match self.cut(start..(start + 1).min(self.length)).into_iter().next() {
-            Some((Piece::Segment(segment), _)) => self.open(&segment).await.map(drop),
-            _ => Ok(()),
+        let Some((Piece::Segment(segment), range)) =
+            self.cut(start..(start + 1).min(self.length)).into_iter().next()
+        else {
+            return Ok(());
+        };
+        let object = self.open(&segment).await?;
+        if segment.nested {
+            let nested = self.nested(&object).await?;
+            return Box::pin(nested.check(range.start + segment.range.start)).await;
         }
+        Ok(())
     }
 
     /// The pieces that a range touches, and which bytes of each.
@@ -129,6 +136,7 @@ impl Segments {
             return Err(StoreError::Denied);
         }
         let object = self.store.open(&segment.path, info.directory.policy).await?;
+        let object = symlink::follow(&self.store, &self.access, object).await.map_err(|broken| *broken)?;
         let record = object.record();
         let current =
             record.header("x-object-sysmeta-slo-etag").filter(|_| segment.nested).unwrap_or(&record.etag);
@@ -154,13 +162,17 @@ impl Segments {
             }
             return Ok(object.read(range));
         }
+        Ok(self.nested(&object).await?.stream(range))
+    }
+
+    /// The segments of a manifest that is one of these.
+    async fn nested(&self, object: &OpenObject) -> Result<Segments, StoreError> {
         if self.depth + 1 >= MAX_DEPTH {
             return Err(StoreError::Refused("manifests are nested too deep".into()));
         }
-        let entries = manifest::read(&object).await?;
-        let nested =
-            Segments::of_manifest((self.store, self.access), segment.path.account(), entries, self.depth + 1);
-        Ok(nested.stream(range))
+        let entries = manifest::read(object).await?;
+        let shared = (self.store.clone(), self.access.clone());
+        Ok(Segments::of_manifest(shared, object.path().account(), entries, self.depth + 1))
     }
 
     fn boxed_piece(

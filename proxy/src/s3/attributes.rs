@@ -6,7 +6,7 @@ use kodiak_storage_api::{Layout, ObjectRecord};
 use super::S3Front;
 use super::call::Call;
 use super::error::{Answer, S3Error};
-use super::metadata::{CHECKSUM_TYPE, checksum};
+use super::metadata::{CHECKSUM_TYPE, checksum, modified};
 use super::versions::{Opened, with_version};
 use super::xml::Xml;
 use crate::http::{Payload, full, http_date};
@@ -39,7 +39,7 @@ impl S3Front {
         xml.close(ROOT);
         let body = xml.finish();
         let builder = with_version(Response::builder(), version.as_deref())
-            .header("last-modified", http_date(record.timestamp))
+            .header("last-modified", http_date(modified(record)))
             .header("content-type", "application/xml")
             .header("content-length", body.len());
         Ok(builder.body(full(body))?)

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::S3Front;
 use super::call::Call;
-use super::checksum::{Algorithm, Expected, Hasher};
+use super::checksum::{Algorithm, Expected, Hasher, Value};
 use super::chunked::ChunkedDecoder;
 use super::error::S3Error;
 use super::sigv4::Payload;
@@ -59,7 +59,7 @@ impl Checks {
         }
         let mut expected = Expected::from_headers(&call.headers)?;
         if expected.is_none() {
-            expected = algorithm.map(|algorithm| Expected { algorithm, value: None });
+            expected = algorithm.map(|algorithm| Expected { algorithm, value: Value::Made });
         }
         let md5 = match call.header("content-md5").map(|value| STANDARD.decode(value)) {
             Some(Ok(md5)) if md5.len() == 16 => Some(md5),
@@ -95,14 +95,33 @@ impl Checks {
         if self.md5.is_some_and(|expected| expected != md5) {
             return Err(S3Error::bad_digest());
         }
-        let (Some(expected), Some(hasher)) = (self.expected, self.hasher) else { return Ok(None) };
-        let value = hasher.finish();
-        let trailer = trailers.into_iter().find(|(name, _)| name == expected.algorithm.header());
-        match expected.value.or(trailer.map(|(_, value)| value)) {
-            Some(given) if given != value => Err(S3Error::bad_digest()),
-            _ => Ok(Some((expected.algorithm, value))),
+        let (Some(expected), Some(hasher)) = (self.expected, self.hasher) else {
+            return if trailers.is_empty() { Ok(None) } else { Err(S3Error::bad_trailer()) };
+        };
+        let (algorithm, value) = (expected.algorithm, hasher.finish());
+        match given(expected, trailers)? {
+            Some(given) if given != value => Err(S3Error::wrong_checksum(algorithm.name())),
+            _ => Ok(Some((algorithm, value))),
         }
     }
+}
+
+/// The checksum that the client says the body has: in a header, or in the only trailer.
+fn given(expected: Expected, trailers: Vec<(String, String)>) -> Result<Option<String>, S3Error> {
+    let mut trailers = trailers.into_iter();
+    let given = match (expected.value, trailers.next()) {
+        (Value::Given(value), None) => Some(value),
+        (Value::Made, None) => None,
+        (Value::InTrailer, Some((name, value))) if name == expected.algorithm.header() => {
+            if expected.algorithm.decode(&value).is_none() {
+                let message = format!("Value for {name} trailing header is invalid.");
+                return Err(S3Error::invalid_request(message));
+            }
+            Some(value)
+        }
+        _ => return Err(S3Error::bad_trailer()),
+    };
+    if trailers.next().is_some() { Err(S3Error::bad_trailer()) } else { Ok(given) }
 }
 
 impl S3Front {
@@ -139,21 +158,16 @@ impl S3Front {
     /// Reads a body that is XML, and checks its digests.
     pub(super) async fn receive_xml(&self, call: &Call, body: &mut RequestBody) -> Result<Bytes, S3Error> {
         let mut text = super::xml::body(body).await?;
-        let length = text.len() as u64;
-        if let Payload::Chunked { signed, trailer } = call.payload {
-            let expected =
-                call.header("x-amz-decoded-content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
-            let mut decoder = ChunkedDecoder::new(signed.then(|| call.verified.clone()), trailer, expected);
+        let mut checks = Checks::of(call, None, Some(text.len() as u64))?;
+        if let Some(decoder) = &mut checks.decoder {
             let mut content = Vec::new();
             while let Some(piece) = decoder.next(&mut text)? {
                 content.extend_from_slice(&piece);
             }
-            decoder.finish()?;
-            return Ok(content.into());
+            text = content.into();
         }
-        let mut checks = Checks::of(call, None, Some(length))?;
         checks.update(&text);
-        checks.finish(md5_simd::digest(&text), length)?;
+        checks.finish(md5_simd::digest(&text), text.len() as u64)?;
         Ok(text)
     }
 }

@@ -5,42 +5,16 @@ use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
 use serde::Deserialize;
 
 use super::S3Front;
+use super::acl::{self, Canned};
 use super::call::{Call, valid_bucket_name};
 use super::error::{Answer, S3Error};
-use super::list::iso_millis;
+use super::list::{decode_token, encode_token, iso_millis};
 use super::xml::{self, Xml};
 use crate::http::{RequestBody, empty};
 use crate::store::StoreError;
 
 /// Most buckets of one page.
 const MAX_BUCKETS: usize = 10_000;
-
-/// Subresources that a bucket does not have; what a GET of them answers.
-const ABSENT: [(&str, &str); 9] = [
-    ("policy", "NoSuchBucketPolicy"),
-    ("tagging", "NoSuchTagSet"),
-    ("cors", "NoSuchCORSConfiguration"),
-    ("lifecycle", "NoSuchLifecycleConfiguration"),
-    ("encryption", "ServerSideEncryptionConfigurationNotFoundError"),
-    ("website", "NoSuchWebsiteConfiguration"),
-    ("object-lock", "ObjectLockConfigurationNotFoundError"),
-    ("replication", "ReplicationConfigurationNotFoundError"),
-    ("ownershipControls", "OwnershipControlsNotFoundError"),
-];
-/// Subresources that are not done at all.
-const UNDONE: [&str; 11] = [
-    "accelerate",
-    "analytics",
-    "intelligent-tiering",
-    "inventory",
-    "logging",
-    "metrics",
-    "notification",
-    "policyStatus",
-    "publicAccessBlock",
-    "requestPayment",
-    "session",
-];
 
 #[derive(Deserialize)]
 struct CreateBucketConfiguration {
@@ -50,11 +24,22 @@ struct CreateBucketConfiguration {
 
 impl S3Front {
     pub(super) async fn list_buckets(&self, call: &Call) -> Answer {
+        let limit = match call.query("max-buckets").map(str::parse) {
+            None => MAX_BUCKETS,
+            Some(Ok(limit @ 1..=MAX_BUCKETS)) => limit,
+            Some(_) => {
+                return Err(S3Error::invalid_argument("max-buckets must be a number from 1 to 10000."));
+            }
+        };
+        let token = call.query("continuation-token").filter(|token| !token.is_empty());
+        let prefix = call.query("prefix").unwrap_or("");
+        let marker = token.map(decode_token).transpose()?;
+        let query = ListQuery { limit, marker, prefix: prefix.to_owned(), ..ListQuery::default() };
+        let page = self.store.list_containers(call.account(), query).await?;
+        let next = page.entries.last().filter(|_| page.truncated).map(|last| encode_token(last.name()));
         let mut xml = Xml::root("ListAllMyBucketsResult");
         owner(&mut xml, "Owner", call);
         xml.open("Buckets");
-        let query = ListQuery { limit: MAX_BUCKETS, ..ListQuery::default() };
-        let page = self.store.list_containers(call.account(), query).await?;
         for entry in page.entries {
             let Entry::Row(row) = entry else { continue };
             let created = row.extra("created").and_then(|micros| micros.parse().ok());
@@ -66,6 +51,12 @@ impl S3Front {
             xml.close("Bucket");
         }
         xml.close("Buckets");
+        if let Some(next) = next {
+            xml.element("ContinuationToken", &next);
+        }
+        if !prefix.is_empty() {
+            xml.element("Prefix", prefix);
+        }
         xml.answer("ListAllMyBucketsResult")
     }
 
@@ -73,7 +64,7 @@ impl S3Front {
         if call.has("versioning") {
             return self.bucket_versioning(call, body).await;
         }
-        if let Some(answer) = self.bucket_subresource(call).await {
+        if let Some(answer) = self.bucket_subresource(call, body).await {
             return answer;
         }
         match call.method {
@@ -120,6 +111,7 @@ impl S3Front {
         if call.header("x-amz-bucket-object-lock-enabled").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
             return Err(S3Error::not_implemented().with("Header", "x-amz-bucket-object-lock-enabled"));
         }
+        let list = acl::requested(call)?;
         let text = self.receive_xml(call, body).await?;
         if !text.is_empty() {
             let wanted: CreateBucketConfiguration = xml::parse(&text)?;
@@ -135,7 +127,9 @@ impl S3Front {
             Err(StoreError::NoContainer) => {}
             Err(error) => return Err(error.into()),
         }
-        self.store.create_container(account, bucket, PolicyIndex(0), Vec::new()).await?;
+        self.store
+            .create_container(account, bucket, PolicyIndex(0), list.map_or(Vec::new(), Canned::changes))
+            .await?;
         let builder =
             Response::builder().header("location", format!("/{bucket}")).header("content-length", 0);
         Ok(builder.body(empty())?)
@@ -149,7 +143,7 @@ impl S3Front {
     }
 
     /// Requests for part of a bucket's configuration; none for requests of the bucket itself.
-    async fn bucket_subresource(&self, call: &Call) -> Option<Answer> {
+    async fn bucket_subresource(&self, call: &Call, body: &mut RequestBody) -> Option<Answer> {
         let answer = |xml: Xml, root: &str| Some(xml.answer(root));
         if call.has("location") && call.method == Method::GET {
             if let Err(error) = self.bucket_info(call).await {
@@ -163,58 +157,13 @@ impl S3Front {
             return answer(xml, "LocationConstraint");
         }
         if call.has("acl") {
-            return Some(self.bucket_acl(call).await);
+            return Some(self.acl(call, body).await);
         }
-        if let Some((name, code)) = ABSENT.into_iter().find(|(name, _)| call.has(name)) {
-            return Some(match (call.method.clone(), self.bucket_info(call).await) {
-                (_, Err(error)) => Err(error),
-                (Method::GET, Ok(_)) => {
-                    let message = match name {
-                        "object-lock" => {
-                            "Object Lock configuration does not exist for this bucket".to_owned()
-                        }
-                        _ => format!("The bucket has no {name} configuration."),
-                    };
-                    Err(S3Error::new(StatusCode::NOT_FOUND, code, message).with("BucketName", call.bucket()))
-                }
-                (Method::DELETE, Ok(_)) => {
-                    Response::builder().status(StatusCode::NO_CONTENT).body(empty()).map_err(S3Error::from)
-                }
-                _ => Err(S3Error::not_implemented()),
-            });
+        if call.has("tagging") {
+            return Some(self.bucket_tags(call, body).await);
         }
-        UNDONE.into_iter().find(|name| call.has(name)).map(|_| Err(S3Error::not_implemented()))
+        self.fixed_configuration(call).await
     }
-
-    async fn bucket_acl(&self, call: &Call) -> Answer {
-        self.bucket_info(call).await?;
-        match call.method {
-            Method::GET => acl(call),
-            Method::PUT if matches!(call.header("x-amz-acl"), Some("private")) => {
-                Ok(Response::builder().header("content-length", 0).body(empty())?)
-            }
-            _ => Err(S3Error::not_implemented()),
-        }
-    }
-}
-
-/// The access list that every bucket and object has: its owner may do everything.
-pub(super) fn acl(call: &Call) -> Answer {
-    let mut xml = Xml::root("AccessControlPolicy");
-    owner(&mut xml, "Owner", call);
-    xml.open("AccessControlList");
-    xml.open("Grant");
-    xml.open_with(
-        "Grantee",
-        "xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"CanonicalUser\"",
-    );
-    xml.element("ID", &call.principal.user);
-    xml.element("DisplayName", &call.principal.user);
-    xml.close("Grantee");
-    xml.element("Permission", "FULL_CONTROL");
-    xml.close("Grant");
-    xml.close("AccessControlList");
-    xml.answer("AccessControlPolicy")
 }
 
 /// Whose a bucket or an object is: its account's, all of whose owners are one to S3; so the asker's.

@@ -36,9 +36,9 @@ impl Call {
         (payload, verified): (Payload, Verified),
     ) -> Result<Call, S3Error> {
         let path = percent_decode_str(parts.uri.path()).decode_utf8();
-        let path = path.map_err(|_| S3Error::invalid_argument("The path is not valid UTF-8."))?;
+        let path = path.map_err(|_| S3Error::invalid_uri())?;
         if path.contains('\0') {
-            return Err(S3Error::invalid_argument("The path holds a NUL."));
+            return Err(S3Error::invalid_uri());
         }
         let path = path.strip_prefix('/').unwrap_or(&path);
         let whole = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -63,6 +63,14 @@ impl Call {
             payload,
             verified,
         })
+    }
+
+    /// `x-amz-expected-bucket-owner` and its sibling for the source of a copy: both are the asker's.
+    pub(super) fn check_owner(&self) -> Result<(), S3Error> {
+        let owners = ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"];
+        let wrong =
+            owners.iter().filter_map(|name| self.header(name)).any(|owner| owner != self.principal.user);
+        if wrong { Err(S3Error::access_denied()) } else { Ok(()) }
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {

@@ -25,9 +25,14 @@ pub(super) fn canonical_request(
     match parts.headers.get("x-amz-content-sha256").map(|value| value.to_str()) {
         Some(Ok(hash)) => out.push_str(hash),
         Some(Err(_)) => return Err(S3Error::signature()),
-        None => out.push_str("UNSIGNED-PAYLOAD"),
+        None => out.push_str(hash_of_query(parts.uri.query()).unwrap_or("UNSIGNED-PAYLOAD")),
     }
     Ok(())
+}
+
+/// The hash of the payload that a presigned URL names; it is plain letters, or cannot fit.
+fn hash_of_query(query: Option<&str>) -> Option<&str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Content-Sha256="))
 }
 
 /// Undoes percent-encoding and does it again in the one way that is signed.

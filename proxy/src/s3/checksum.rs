@@ -145,8 +145,18 @@ fn crc_bytes(algorithm: Algorithm, value: u64) -> Vec<u8> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) algorithm: Algorithm,
-    /// The value; none if it comes in a trailer, or if only an algorithm is named.
-    pub(super) value: Option<String>,
+    pub(super) value: Value,
+}
+
+/// Where the value of a checksum comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    /// A header had it.
+    Given(String),
+    /// A trailer was announced, and must come.
+    InTrailer,
+    /// Only an algorithm is named: nothing is compared.
+    Made,
 }
 
 impl Expected {
@@ -155,20 +165,22 @@ impl Expected {
         let given: Vec<Expected> = Algorithm::ALL
             .into_iter()
             .filter_map(|algorithm| Some((algorithm, header(headers, algorithm.header())?)))
-            .map(|(algorithm, value)| Expected { algorithm, value: Some(value.to_owned()) })
+            .map(|(algorithm, value)| Expected { algorithm, value: Value::Given(value.to_owned()) })
             .collect();
         if given.len() > 1 {
             return Err(S3Error::invalid_request("Expecting a single x-amz-checksum- header"));
         }
-        if let Some(expected) = given.into_iter().next() {
-            let decoded = expected.value.as_deref().and_then(|value| expected.algorithm.decode(value));
-            return match decoded {
-                Some(_) => Ok(Some(expected)),
-                None => Err(S3Error::invalid_request(format!(
-                    "Value for {} header is invalid.",
-                    expected.algorithm.header()
-                ))),
-            };
+        let named = header(headers, "x-amz-sdk-checksum-algorithm");
+        if let Some(Expected { algorithm, value: Value::Given(value) }) = given.first() {
+            let invalid =
+                |name: &str| Err(S3Error::invalid_request(format!("Value for {name} header is invalid.")));
+            if algorithm.decode(value).is_none() {
+                return invalid(algorithm.header());
+            }
+            if named.is_some_and(|name| Algorithm::parse(name) != Some(*algorithm)) {
+                return invalid("x-amz-sdk-checksum-algorithm");
+            }
+            return Ok(given.into_iter().next());
         }
         if let Some(trailer) = header(headers, "x-amz-trailer") {
             let algorithm =
@@ -176,11 +188,10 @@ impl Expected {
             let unknown = || {
                 S3Error::invalid_request("The value specified in the x-amz-trailer header is not supported")
             };
-            return Ok(Some(Expected { algorithm: algorithm.ok_or_else(unknown)?, value: None }));
+            let algorithm = algorithm.ok_or_else(unknown)?;
+            return Ok(Some(Expected { algorithm, value: Value::InTrailer }));
         }
-        match header(headers, "x-amz-sdk-checksum-algorithm")
-            .or_else(|| header(headers, "x-amz-checksum-algorithm"))
-        {
+        match named.or_else(|| header(headers, "x-amz-checksum-algorithm")) {
             None => Ok(None),
             Some(name) => {
                 let unknown = || {
@@ -188,7 +199,10 @@ impl Expected {
                         "Checksum algorithm provided is unsupported. Please try again with any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]",
                     )
                 };
-                Ok(Some(Expected { algorithm: Algorithm::parse(name).ok_or_else(unknown)?, value: None }))
+                Ok(Some(Expected {
+                    algorithm: Algorithm::parse(name).ok_or_else(unknown)?,
+                    value: Value::Made,
+                }))
             }
         }
     }

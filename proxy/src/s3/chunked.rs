@@ -52,8 +52,9 @@ pub(super) struct ChunkedDecoder {
     trailers: Vec<(String, String)>,
 }
 
+/// As AWS answers whatever is wrong with the form of chunks.
 fn malformed() -> S3Error {
-    S3Error::invalid_request("The chunked body is malformed.")
+    S3Error::incomplete_body()
 }
 
 impl ChunkedDecoder {
@@ -101,7 +102,7 @@ impl ChunkedDecoder {
     pub(super) fn finish(self) -> Result<Vec<(String, String)>, S3Error> {
         // Some clients end unsigned bodies without the last empty line.
         let ended = self.state == State::Done || (self.state == State::Trailers && self.chain.is_none());
-        if !ended || self.decoded != self.expected {
+        if !ended || !self.line.is_empty() || self.decoded != self.expected {
             return Err(S3Error::incomplete_body());
         }
         Ok(self.trailers)
@@ -149,11 +150,12 @@ impl ChunkedDecoder {
                 Ok(())
             }
             State::Trailers if line.is_empty() => self.end(),
+            State::Trailers if !self.trailer => Err(S3Error::bad_trailer()),
             State::Trailers => {
-                let (name, value) = line.split_once(':').ok_or_else(malformed)?;
+                let (name, value) = line.split_once(':').ok_or_else(S3Error::bad_trailer)?;
                 self.trailers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
                 let length: usize = self.trailers.iter().map(|(n, v)| n.len() + v.len()).sum();
-                if length > MAX_TRAILERS { Err(malformed()) } else { Ok(()) }
+                if length > MAX_TRAILERS { Err(S3Error::bad_trailer()) } else { Ok(()) }
             }
             _ => Err(malformed()),
         }

@@ -9,13 +9,17 @@
 //! In a bucket that keeps versions the object is the version `T`, and the link to it a step of its own; that
 //! version's record tells how far the last one came, and the name's newest write whether it got to the link.
 
-use kodiak_storage_api::{Extent, Layout, ObjectRecord, Timestamp, VersionId};
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kodiak_storage_api::{DataId, Extent, Layout, ObjectPath, ObjectRecord, Timestamp, VersionId};
 use md5_simd::Md5;
 use serde::Deserialize;
 
 use super::S3Front;
 use super::call::Call;
 use super::checksum::{Algorithm, of_parts};
+use super::delete::AT_ONCE;
 use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
 use super::multipart::{ALGORITHM, Begun, gone, part_checksum, part_number, part_path};
@@ -84,6 +88,11 @@ struct Assembly {
 
 impl S3Front {
     pub(super) async fn complete(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        let begun = match self.begun(call).await {
+            Ok(begun) => begun,
+            Err(error) if error.code == "NoSuchUpload" => return self.completed_before(call, error).await,
+            Err(error) => return Err(error),
+        };
         let text = self.receive_xml(call, body).await?;
         let wanted: CompleteMultipartUpload = xml::parse(&text)?;
         if wanted.parts.is_empty() || wanted.parts.len() > 10_000 {
@@ -92,11 +101,6 @@ impl S3Front {
         if wanted.parts.windows(2).any(|pair| pair[1].number <= pair[0].number) {
             return Err(S3Error::invalid_part_order());
         }
-        let begun = match self.begun(call).await {
-            Ok(begun) => begun,
-            Err(error) if error.code == "NoSuchUpload" => return self.completed_before(call, error).await,
-            Err(error) => return Err(error),
-        };
         if let Some(at) = completing(&begun.record)
             && self.is_assembled(call, &begun, at).await?
         {
@@ -237,10 +241,12 @@ impl S3Front {
         assembly: Assembly,
     ) -> Result<(Written, Option<(Algorithm, String)>), S3Error> {
         let condition = condition(call)?;
+        check_announced(call, begun, &assembly)?;
         let mut object = NewObject {
             content_type: begun.record.content_type.clone(),
             headers: begun.record.headers.clone(),
             etag: Some(format!("{}-{}", hex::encode(assembly.etags.finalize()), assembly.parts)),
+            expires_at: begun.record.expires_at,
             ..NewObject::default()
         };
         object.headers.retain(|(name, _)| {
@@ -252,10 +258,9 @@ impl S3Front {
             && assembly.checksums.len() == assembly.parts as usize
             && let Some(value) = of_parts(algorithm, &assembly.checksums, full)
         {
-            if let Some(given) = call.header(algorithm.header())
-                && given != value
-            {
-                return Err(S3Error::bad_digest());
+            let whole = if full { value.as_str() } else { value.split('-').next().unwrap_or("") };
+            if call.header(algorithm.header()).is_some_and(|given| given != value && given != whole) {
+                return Err(S3Error::wrong_checksum(algorithm.name()));
             }
             keep_checksum(&mut object, algorithm, value.clone(), full);
             checksum = Some((algorithm, value));
@@ -321,24 +326,12 @@ impl S3Front {
             Some(Layout::Extents(extents)) => extents,
             _ => &[],
         };
-        let taken: std::collections::HashSet<_> = taken.iter().map(|extent| extent.data).collect();
+        let taken: HashSet<DataId> = taken.iter().map(|extent| extent.data).collect();
         loop {
             let (rows, more) = self.parts(call, begun, 0, PAGE).await?;
-            for row in &rows {
-                let path = part_path(call, &begun.id, part_number(row));
-                let part = match self.store.head(&path, begun.policy).await {
-                    Ok(part) => part,
-                    Err(StoreError::NoObject) => continue,
-                    Err(error) => return Err(error.into()),
-                };
-                let shared =
-                    matches!(&part.layout, Layout::Extents(of) if of.iter().any(|e| taken.contains(&e.data)));
-                if shared {
-                    self.store.forget(&path, begun.policy).await?;
-                } else {
-                    self.remove(&path, begun).await?;
-                }
-            }
+            let remove = |row| self.remove_part(part_path(call, &begun.id, part_number(row)), begun, &taken);
+            let removals: Vec<_> = rows.iter().map(remove).collect();
+            stream::iter(removals).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             if !more {
                 break;
             }
@@ -346,7 +339,25 @@ impl S3Front {
         self.remove(&begun.path, begun).await
     }
 
-    async fn remove(&self, path: &kodiak_storage_api::ObjectPath, begun: &Begun) -> Result<(), S3Error> {
+    async fn remove_part(
+        &self,
+        path: ObjectPath,
+        begun: &Begun,
+        taken: &HashSet<DataId>,
+    ) -> Result<(), S3Error> {
+        let part = match self.store.head(&path, begun.policy).await {
+            Ok(part) => part,
+            Err(StoreError::NoObject) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let shared = matches!(&part.layout, Layout::Extents(of) if of.iter().any(|extent| taken.contains(&extent.data)));
+        if shared {
+            return Ok(self.store.forget(&path, begun.policy).await?);
+        }
+        self.remove(&path, begun).await
+    }
+
+    async fn remove(&self, path: &ObjectPath, begun: &Begun) -> Result<(), S3Error> {
         match self.store.delete_object(path, begun.policy, Precondition::None).await {
             Ok(_) | Err(StoreError::NoObject) => Ok(()),
             Err(error) => Err(error.into()),
@@ -381,6 +392,23 @@ fn is_of(record: &ObjectRecord, upload: &str) -> bool {
 
 fn owned_checksum(record: &ObjectRecord) -> Option<(Algorithm, String)> {
     metadata::checksum(record).map(|(algorithm, value)| (algorithm, value.to_owned()))
+}
+
+/// Compares what a completion says of the whole with what the parts are.
+fn check_announced(call: &Call, begun: &Begun, assembly: &Assembly) -> Result<(), S3Error> {
+    let size: u64 = assembly.extents.iter().map(|extent| extent.len).sum();
+    if call.header("x-amz-mp-object-size").is_some_and(|given| given.parse() != Ok(size)) {
+        let message = "The x-amz-mp-object-size that was given is not the size of the parts together.";
+        return Err(S3Error::invalid_request(message));
+    }
+    let kind = begun.checksum().map(|(_, full)| if full { "FULL_OBJECT" } else { "COMPOSITE" });
+    match (call.header("x-amz-checksum-type"), kind) {
+        (Some(given), Some(kind)) if given != kind => {
+            let message = format!("The upload was created with the checksum type {kind}.");
+            Err(S3Error::invalid_request(message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn completing(record: &ObjectRecord) -> Option<Timestamp> {

@@ -5,6 +5,7 @@ use kodiak_storage_api::ObjectRecord;
 use percent_encoding::percent_decode_str;
 
 use super::S3Front;
+use super::acl;
 use super::body::MAX_PUT;
 use super::call::{Call, MAX_KEY};
 use super::checksum::{Algorithm, Hasher};
@@ -12,6 +13,7 @@ use super::error::{Answer, S3Error};
 use super::list::iso_millis;
 use super::metadata::{self, checksum, keep_checksum};
 use super::put::condition;
+use super::tags;
 use super::versions::{self, Opened, Requested};
 use super::xml::Xml;
 use crate::http::{Conditions, Decision, Payload};
@@ -71,7 +73,7 @@ impl S3Front {
         let Opened { object, large, version } = opened.map_err(marker)?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
-        let modified = record.timestamp.micros().div_ceil(1_000_000);
+        let modified = metadata::modified(record).micros().div_ceil(1_000_000);
         let conditions = Conditions::from_headers(&call.headers, "x-amz-copy-source-");
         if conditions.decide(&[etag], modified) != Decision::Proceed {
             return Err(S3Error::precondition_failed());
@@ -81,13 +83,11 @@ impl S3Front {
 
     pub(super) async fn copy_object(&self, call: &Call) -> Answer {
         let info = self.bucket_info(call).await?;
+        acl::check_object(call, &info.directory)?;
         let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        let condition = condition(call)?;
         let source = self.source(call).await?;
-        let replace = match call.header("x-amz-metadata-directive") {
-            None | Some("COPY") => false,
-            Some("REPLACE") => true,
-            Some(_) => return Err(S3Error::invalid_argument("Unknown metadata directive.")),
-        };
+        let replace = replaces(call, "x-amz-metadata-directive")?;
         let same = source.named.bucket == call.bucket()
             && source.named.key == call.key()
             && source.named.version.is_none();
@@ -101,7 +101,12 @@ impl S3Front {
                 "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120",
             ));
         }
-        let mut object = copied(call, source.record(), replace)?;
+        let mut object = copied(metadata::new_object(call, self.store.now())?, source.record(), replace);
+        if !replaces(call, "x-amz-tagging-directive")? {
+            object.headers.retain(|(name, _)| name != tags::OBJECT);
+            let kept = source.record().headers.iter().find(|(name, _)| name == tags::OBJECT);
+            object.headers.extend(kept.cloned());
+        }
         let algorithm = match call.header("x-amz-checksum-algorithm") {
             Some(name) => Some(
                 Algorithm::parse(name)
@@ -117,7 +122,7 @@ impl S3Front {
         }
         let staged = upload.finish().await?;
         self.store.archive(&info.directory, &call.path()).await?;
-        let written = self.store.commit_as(mode, staged, object, condition(call)?).await?;
+        let written = self.store.commit_as(mode, staged, object, condition).await?;
         let record = written.record;
         let mut xml = Xml::root("CopyObjectResult");
         xml.element("LastModified", &iso_millis(record.timestamp));
@@ -150,22 +155,34 @@ pub(super) async fn pump(
     Ok((upload, hasher.map(Hasher::finish)))
 }
 
-fn copied(call: &Call, record: &ObjectRecord, replace: bool) -> Result<NewObject, S3Error> {
-    let new = metadata::new_object(call)?;
+/// Whether a directive says to take what the request has instead of what the source has.
+fn replaces(call: &Call, directive: &'static str) -> Result<bool, S3Error> {
+    match call.header(directive) {
+        None | Some("COPY") => Ok(false),
+        Some("REPLACE") => Ok(true),
+        Some(other) => Err(S3Error::invalid_argument("The directive is neither COPY nor REPLACE.")
+            .with("ArgumentName", directive)
+            .with("ArgumentValue", other)),
+    }
+}
+
+/// What a copy stores: what the request has, or else what the source has. Tags are apart.
+fn copied(new: NewObject, record: &ObjectRecord, replace: bool) -> NewObject {
     if replace {
-        return Ok(new);
+        return new;
     }
     let kept = |name: &str| {
         !name.starts_with("x-object-sysmeta-")
             && name != crate::large::STATIC
             && name != crate::large::DYNAMIC
     };
-    Ok(NewObject {
+    let tags = new.headers.into_iter().filter(|(name, _)| name == tags::OBJECT);
+    NewObject {
         content_type: record.content_type.clone(),
-        headers: record.headers.iter().filter(|(name, _)| kept(name)).cloned().collect(),
-        expires_at: record.expires_at,
+        headers: record.headers.iter().filter(|(name, _)| kept(name)).cloned().chain(tags).collect(),
+        expires_at: new.expires_at.or(record.expires_at),
         ..NewObject::default()
-    })
+    }
 }
 
 fn parse_source(value: &str) -> Result<Named, S3Error> {
@@ -188,4 +205,23 @@ fn parse_source(value: &str) -> Result<Named, S3Error> {
         return Err(wrong());
     }
     Ok(Named { bucket: bucket.to_owned(), key: key.to_owned(), version })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_bucket_and_a_key_and_takes_no_parameter_but_a_version() {
+        let source = ("b".to_owned(), "k/ü?".to_owned());
+        for text in ["/b/k/%C3%BC%3F", "b/k/ü%3F", "b/k/ü%3F?versionId=null"] {
+            assert_eq!(parse_source(text), Ok(source.clone()), "{text}");
+        }
+        for text in
+            ["", "/", "b", "b/", "/b", "b/k?x", "b/k?versionId=null&x", "b/k?x&versionId=null", "b/%ff"]
+        {
+            assert_eq!(parse_source(text).expect_err(text).code, "InvalidArgument");
+        }
+        assert_eq!(parse_source("b/k?versionId=7").expect_err("a version").code, "NoSuchVersion");
+    }
 }

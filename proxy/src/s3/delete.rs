@@ -1,5 +1,6 @@
 //! Deleting objects, one or many.
 
+use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{DirectoryInfo, ObjectPath};
 use serde::Deserialize;
 
@@ -13,6 +14,8 @@ use crate::store::{Deletion, Precondition};
 
 /// Keys of one request.
 const MAX_KEYS: usize = 1000;
+/// Deletes of one request that are under way at once: the store gathers their writes.
+pub(super) const AT_ONCE: usize = 32;
 
 #[derive(Deserialize)]
 struct Delete {
@@ -49,9 +52,14 @@ impl S3Front {
         if wanted.objects.is_empty() || wanted.objects.len() > MAX_KEYS {
             return Err(S3Error::malformed_xml());
         }
+        if wanted.objects.iter().any(|named| named.key.is_empty()) {
+            return Err(S3Error::missing_key());
+        }
         let mut xml = Xml::root("DeleteResult");
-        for named in wanted.objects {
-            let done = self.delete_named(call, &info, &named).await;
+        let delete = |named: Named| async { (self.delete_named(call, &info, &named).await, named) };
+        let deletes: Vec<_> = wanted.objects.into_iter().map(delete).collect();
+        let mut done = stream::iter(deletes).buffered(AT_ONCE);
+        while let Some((done, named)) = done.next().await {
             match done {
                 Ok(_) if wanted.quiet == Some(true) => {}
                 Ok((requested, deletion)) => {
@@ -81,7 +89,7 @@ impl S3Front {
         info: &DirectoryInfo,
         named: &Named,
     ) -> Result<(Option<Requested>, Deletion), S3Error> {
-        if named.key.is_empty() || named.key.contains('\0') {
+        if named.key.contains('\0') {
             return Err(S3Error::invalid_argument("The key is not valid."));
         }
         if named.key.len() > MAX_KEY {

@@ -63,6 +63,10 @@ errors! {
     request_timeout BAD_REQUEST "RequestTimeout" "The body came too slowly.";
     slow_down SERVICE_UNAVAILABLE "SlowDown" "Too busy. Reduce the rate of requests.";
     unavailable SERVICE_UNAVAILABLE "ServiceUnavailable" "Not available now. Try again.";
+    bad_trailer BAD_REQUEST "MalformedTrailerError" "The trailers of the body are not well-formed, or are not those that x-amz-trailer announced.";
+    invalid_uri BAD_REQUEST "InvalidURI" "The path could not be understood: it is not valid UTF-8, or holds a NUL.";
+    malformed_acl BAD_REQUEST "MalformedACLError" "The access list is not well-formed.";
+    missing_key BAD_REQUEST "UserKeyMustBeSpecified" "A key is missing.";
     no_room INSUFFICIENT_STORAGE "InsufficientStorage" "There is no room to store this.";
     signature FORBIDDEN "SignatureDoesNotMatch" "The signature that was given does not fit the request.";
     skewed FORBIDDEN "RequestTimeTooSkewed" "The request's time differs too much from the server's.";
@@ -90,6 +94,12 @@ impl S3Error {
         S3Error::new(StatusCode::FORBIDDEN, "AccessDenied", message)
     }
 
+    /// `BadDigest` for one of the API's checksums.
+    pub(super) fn wrong_checksum(algorithm: &str) -> S3Error {
+        let message = format!("The {algorithm} that was given does not fit the content.");
+        S3Error::new(StatusCode::BAD_REQUEST, "BadDigest", message)
+    }
+
     pub(super) fn with(mut self, element: &'static str, text: impl Into<String>) -> S3Error {
         self.details.push((element, text.into()));
         self
@@ -104,8 +114,8 @@ impl S3Error {
         &self.message
     }
 
-    /// The answer to a request for `resource`; with `head`, without its body.
-    pub(super) fn into_response(self, resource: &str, id: &str, head: bool) -> Response<ResponseBody> {
+    /// The answer to the request `id`; with `head`, without its body. As AWS's, it does not repeat the path.
+    pub(super) fn into_response(self, id: &str, head: bool) -> Response<ResponseBody> {
         let builder = Response::builder().status(self.status);
         if self.status == StatusCode::NOT_MODIFIED {
             return builder.body(empty()).unwrap_or_default_response();
@@ -117,8 +127,8 @@ impl S3Error {
         for (name, text) in &self.details {
             xml.element(name, text);
         }
-        xml.element("Resource", resource);
         xml.element("RequestId", id);
+        xml.element("HostId", id);
         xml.close("Error");
         let body = xml.finish();
         let mut builder = builder.header("content-type", "application/xml");

@@ -10,6 +10,7 @@ use super::S3Front;
 use super::bucket::owner;
 use super::call::Call;
 use super::error::{Answer, S3Error};
+use super::metadata::row_modified;
 use super::xml::Xml;
 
 /// Most keys of one page.
@@ -43,14 +44,17 @@ impl<'a> Listing<'a> {
         }
     }
 
-    pub(super) fn head(&self, xml: &mut Xml, truncated: bool) {
+    /// The beginning of a listing, in the order that Swift's clients check; `between`: what one form of it
+    /// has of its own.
+    pub(super) fn head(&self, xml: &mut Xml, truncated: bool, between: impl FnOnce(&mut Xml)) {
         xml.element("Name", self.call.bucket());
         xml.element("Prefix", &self.text(self.call.query("prefix").unwrap_or("")));
+        between(xml);
+        xml.value("MaxKeys", self.max_keys);
         let delimiter = self.call.query("delimiter").filter(|d| !d.is_empty() || self.call.has("versions"));
         if let Some(delimiter) = delimiter {
             xml.element("Delimiter", &self.text(delimiter));
         }
-        xml.value("MaxKeys", self.max_keys);
         if self.url {
             xml.element("EncodingType", "url");
         }
@@ -76,7 +80,7 @@ impl<'a> Listing<'a> {
 
     pub(super) fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
         xml.element("Key", &self.text(&row.name));
-        xml.element("LastModified", &iso_millis(row.timestamp));
+        xml.element("LastModified", &iso_millis(row_modified(row)));
         let etag = row.extra("slo_etag").map_or(row.etag.as_str(), |etag| etag.trim_matches('"'));
         xml.open("ETag");
         xml.text("\"");
@@ -89,10 +93,10 @@ impl<'a> Listing<'a> {
         }
         let size = row.extra("slo_bytes").and_then(|size| size.parse().ok()).unwrap_or_else(|| row.size());
         xml.value("Size", size);
-        xml.element("StorageClass", "STANDARD");
         if with_owner {
             owner(xml, "Owner", self.call);
         }
+        xml.element("StorageClass", "STANDARD");
     }
 
     /// What is shown of a delete marker.
@@ -118,13 +122,13 @@ impl S3Front {
         let marker = call.query("marker").unwrap_or("");
         let page = self.page(&listing, Some(marker.to_owned())).await?;
         let mut xml = Xml::root("ListBucketResult");
-        listing.head(&mut xml, page.truncated);
-        xml.element("Marker", &listing.text(marker));
-        if page.truncated
-            && let Some(last) = page.entries.last()
-        {
-            xml.element("NextMarker", &listing.text(last.name()));
-        }
+        let next = page.entries.last().filter(|_| page.truncated);
+        listing.head(&mut xml, page.truncated, |xml| {
+            xml.element("Marker", &listing.text(marker));
+            if let Some(last) = next {
+                xml.element("NextMarker", &listing.text(last.name()));
+            }
+        });
         listing.entries(&mut xml, &page, true);
         xml.answer("ListBucketResult")
     }
@@ -139,25 +143,31 @@ impl S3Front {
         };
         let page = self.page(&listing, marker).await?;
         let mut xml = Xml::root("ListBucketResult");
-        listing.head(&mut xml, page.truncated);
-        xml.value("KeyCount", page.entries.len());
-        if let Some(token) = token {
-            xml.element("ContinuationToken", token);
-        }
-        if let Some(after) = after {
-            xml.element("StartAfter", &listing.text(after));
-        }
-        if page.truncated
-            && let Some(last) = page.entries.last()
-        {
-            xml.element("NextContinuationToken", &URL_SAFE_NO_PAD.encode(last.name()));
-        }
+        let next = page.entries.last().filter(|_| page.truncated);
+        listing.head(&mut xml, page.truncated, |xml| {
+            if let Some(last) = next {
+                xml.element("NextContinuationToken", &encode_token(last.name()));
+            }
+            if let Some(token) = token {
+                xml.element("ContinuationToken", token);
+            }
+            if let Some(after) = after {
+                xml.element("StartAfter", &listing.text(after));
+            }
+            xml.value("KeyCount", page.entries.len());
+        });
         listing.entries(&mut xml, &page, call.query("fetch-owner") == Some("true"));
         xml.answer("ListBucketResult")
     }
 }
 
-fn decode_token(token: &str) -> Result<String, S3Error> {
+/// A token from which a listing continues after `name`.
+pub(super) fn encode_token(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(name)
+}
+
+/// The name of a token.
+pub(super) fn decode_token(token: &str) -> Result<String, S3Error> {
     let wrong = || S3Error::invalid_argument("The continuation token provided is incorrect");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     String::from_utf8(bytes).map_err(|_| wrong())

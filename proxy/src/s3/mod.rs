@@ -4,6 +4,7 @@
 //! then `bucket`, `list`, `object`, `put`, `copy`, `delete` or `multipart` does it. A bucket is the Swift
 //! container of that name in the signer's account. Errors are rendered in `error` only.
 
+mod acl;
 mod attributes;
 mod body;
 mod bucket;
@@ -12,6 +13,7 @@ mod canonical;
 mod checksum;
 mod chunked;
 mod complete;
+mod configuration;
 mod copy;
 mod delete;
 mod error;
@@ -23,6 +25,7 @@ mod put;
 mod query;
 mod sigv2;
 mod sigv4;
+mod tags;
 mod versions;
 mod xml;
 
@@ -30,7 +33,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use kodiak_auth::{AuthError, Authenticator, Credential, Principal};
 use serde::{Deserialize, Serialize};
 
@@ -76,12 +79,17 @@ impl S3Front {
 
     async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {
         let (parts, ()) = request.into_parts();
+        if parts.method == Method::OPTIONS {
+            let message = "CORSResponse: CORS is not enabled for this bucket.";
+            return Err(S3Error::new(StatusCode::FORBIDDEN, "AccessForbidden", message));
+        }
         let query = query::parse(parts.uri.query().unwrap_or(""))?;
         let (principal, signed) = self.authenticate(&parts, &query).await?;
         if !principal.owner && !principal.reseller_admin {
             return Err(S3Error::access_denied());
         }
         let call = Call::new(parts, query, &self.settings, principal, signed)?;
+        call.check_owner()?;
         match (&call.bucket, &call.key) {
             (None, _) => self.service(&call).await,
             (Some(_), None) => self.bucket(&call, body).await,
@@ -137,13 +145,17 @@ impl Front for S3Front {
 
     async fn handle(&self, request: Request<RequestBody>, context: RequestContext) -> Response<ResponseBody> {
         let (parts, mut body) = request.into_parts();
-        let (path, head) = (parts.uri.path().to_owned(), parts.method == Method::HEAD);
+        let head = parts.method == Method::HEAD;
+        // Who waits for "100 Continue" has sent nothing yet: the answer is enough.
+        let waits = parts.headers.contains_key("expect");
         let mut response = match self.answer(Request::from_parts(parts, ()), &mut body).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::debug!(id = context.id, code = error.code, message = error.message(), "refused");
-                body.drain().await;
-                error.into_response(&path, &context.id, head)
+                if !waits {
+                    body.linger();
+                }
+                error.into_response(&context.id, head)
             }
         };
         let headers = response.headers_mut();

@@ -4,21 +4,24 @@
 //! upload `key NUL id` in the container of its bucket's name of [`UPLOADS`], its parts `id NUL number` in
 //! that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Directory, Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
 use rand::RngCore;
 
 use super::S3Front;
+use super::acl;
 use super::bucket::owner;
 use super::call::Call;
 use super::checksum::Algorithm;
 use super::copy::pump;
+use super::delete::AT_ONCE;
 use super::error::{Answer, S3Error};
 use super::list::{encoded, iso_millis, max, url_encoded};
 use super::metadata::{self, CHECKSUM_TYPE, checksum};
 use super::versions;
 use super::xml::Xml;
-use crate::http::{Ranges, RequestBody, RequestedRanges, empty};
+use crate::http::{Ranges, RequestBody, RequestedRanges, empty, http_date};
 use crate::store::{Mode, NewObject, Precondition, StoreError};
 
 /// Prefix of the account that holds a user account's uploads.
@@ -27,6 +30,8 @@ const UPLOADS: &str = "\0uploads\0";
 const PARTS: &str = "\0parts\0";
 /// Stored with an upload: the algorithm of its checksums.
 pub(super) const ALGORITHM: &str = "x-object-sysmeta-s3-upload-algorithm";
+/// What Swift says of bodies that are empty.
+const NO_CONTENT_TYPE: &str = "text/html; charset=UTF-8";
 /// Highest part number.
 const MAX_PART: u32 = 10_000;
 
@@ -85,8 +90,10 @@ impl S3Front {
     }
 
     async fn begin_upload(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        let mut object = metadata::new_object(call)?;
+        let bucket = self.bucket_info(call).await?.directory;
+        acl::check_object(call, &bucket)?;
+        let policy = bucket.policy;
+        let mut object = metadata::new_object(call, self.store.now())?;
         let chosen = chosen_checksum(call)?;
         if let Some((algorithm, full)) = chosen {
             let kind = if full { "FULL_OBJECT" } else { "COMPOSITE" };
@@ -151,8 +158,11 @@ impl S3Front {
         let checksum = received.checksum;
         let object = part_object(&checksum);
         let record = self.store.commit(received.staged, object, Precondition::None).await?;
-        let mut builder =
-            Response::builder().header("etag", format!("\"{}\"", record.etag)).header("content-length", 0);
+        let mut builder = Response::builder()
+            .header("etag", format!("\"{}\"", record.etag))
+            .header("last-modified", http_date(record.timestamp))
+            .header("content-type", NO_CONTENT_TYPE)
+            .header("content-length", 0);
         if let Some((algorithm, value)) = checksum {
             builder = builder.header(algorithm.header(), value);
         }
@@ -304,21 +314,24 @@ impl S3Front {
             name.split_once('\0')
                 .map_or((name.to_owned(), String::new()), |(k, i)| (k.to_owned(), i.to_owned()))
         };
-        let (next_key, next_id) = page.entries.last().map(|entry| split(entry.name())).unwrap_or_default();
+        // As Swift and AWS do: a page says where the next begins even if there is none, unless it has one
+        // upload only.
+        let next = page.entries.last().filter(|_| page.truncated || page.entries.len() > 1);
+        let (next_key, next_id) = next.map(|entry| split(entry.name())).unwrap_or_default();
         let mut xml = Xml::root("ListMultipartUploadsResult");
         xml.element("Bucket", call.bucket());
         xml.element("KeyMarker", &encoded(key_marker, url));
         xml.element("UploadIdMarker", id_marker);
         xml.element("NextKeyMarker", &encoded(&next_key, url));
         xml.element("NextUploadIdMarker", &next_id);
-        xml.element("Prefix", &encoded(call.query("prefix").unwrap_or(""), url));
         if let Some(delimiter) = call.query("delimiter").filter(|d| !d.is_empty()) {
             xml.element("Delimiter", &encoded(delimiter, url));
         }
+        xml.element("Prefix", &encoded(call.query("prefix").unwrap_or(""), url));
+        xml.value("MaxUploads", limit);
         if url {
             xml.element("EncodingType", "url");
         }
-        xml.value("MaxUploads", limit);
         xml.value("IsTruncated", page.truncated);
         for entry in &page.entries {
             match entry {
@@ -357,13 +370,17 @@ impl S3Front {
                 if page.entries.is_empty() {
                     break;
                 }
-                for entry in &page.entries {
+                let delete = |entry: Entry| {
                     let path = ObjectPath::new(&account, call.bucket(), entry.name());
-                    match self.store.delete_object(&path, policy, Precondition::None).await {
-                        Ok(_) | Err(StoreError::NoObject) => {}
-                        Err(error) => return Err(error.into()),
+                    async move {
+                        match self.store.delete_object(&path, policy, Precondition::None).await {
+                            Ok(_) | Err(StoreError::NoObject) => Ok(()),
+                            Err(error) => Err(error),
+                        }
                     }
-                }
+                };
+                let deletes: Vec<_> = page.entries.into_iter().map(delete).collect();
+                stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
             }
             self.store.delete_container(&account, call.bucket()).await?;
         }

@@ -4,14 +4,16 @@ use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Layout, ObjectRecord};
 
 use super::S3Front;
-use super::bucket::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
-use super::metadata::{checksum_headers, record_headers};
+use super::metadata::{checksum_headers, modified, record_headers};
 use super::versions::{self, Opened, Requested};
-use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, payload};
-use crate::large::{self, Large};
-use crate::store::OpenObject;
+use crate::http::{
+    Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, etags, parse_http_date,
+    payload,
+};
+use crate::large::{self, Large, symlink};
+use crate::store::{OpenObject, StoreError};
 
 /// Query parameters that replace headers of an answer.
 const RESPONSES: [(&str, &str); 6] = [
@@ -29,12 +31,16 @@ impl S3Front {
             return self.multipart(call, body).await;
         }
         if call.has("acl") {
-            return self.object_acl(call).await;
+            return self.acl(call, body).await;
         }
-        for undone in ["tagging", "retention", "legal-hold", "torrent", "restore", "select", "renameObject"] {
-            if call.has(undone) {
-                return Err(S3Error::not_implemented());
-            }
+        if call.has("tagging") {
+            return self.object_tags(call, body).await;
+        }
+        if call.has("retention") || call.has("legal-hold") {
+            return Err(S3Error::invalid_request("Bucket is missing Object Lock Configuration"));
+        }
+        if ["torrent", "restore", "select", "renameObject"].iter().any(|undone| call.has(undone)) {
+            return Err(S3Error::not_implemented());
         }
         match call.method {
             Method::GET if call.has("attributes") => self.get_attributes(call).await,
@@ -50,38 +56,34 @@ impl S3Front {
         }
     }
 
-    async fn object_acl(&self, call: &Call) -> Answer {
-        self.open(call).await?;
-        match call.method {
-            Method::GET => acl(call),
-            Method::PUT if call.header("x-amz-acl") == Some("private") => {
-                Ok(Response::builder().header("content-length", 0).body(empty())?)
-            }
-            _ => Err(S3Error::not_implemented()),
-        }
-    }
-
-    /// The object or the version that the request names; its bytes may be those of a Swift large
-    /// object's segments.
+    /// The object or the version that the request names, or what it is a symlink to; its bytes may be those
+    /// of a Swift large object's segments.
     pub(super) async fn open(&self, call: &Call) -> Result<Opened, S3Error> {
         self.open_requested(call, Requested::of(call)?).await
     }
 
-    /// The segments of an object that is a Swift manifest. The signer owns the account, hence all of them.
+    /// What an object stands for, if it is a symlink.
+    pub(super) async fn followed(&self, call: &Call, object: OpenObject) -> Result<OpenObject, S3Error> {
+        if !symlink::is_link(object.record()) {
+            return Ok(object);
+        }
+        let followed = symlink::follow(&self.store, &access(call), object).await;
+        followed.map_err(|broken| S3Error::from(StoreError::from(*broken)))
+    }
+
+    /// The segments of an object that is a Swift manifest.
     pub(super) async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
-        let principal = call.principal.clone();
-        let owns = move |directory: &kodiak_storage_api::Directory| {
-            principal.owns(directory.name.split('/').next().unwrap_or(""))
-        };
-        let access: large::Access = std::sync::Arc::new(owns);
-        Ok(large::open(&self.store, &access, object).await?)
+        if !large::is_manifest(object.record()) {
+            return Ok(None);
+        }
+        Ok(large::open(&self.store, &access(call), object).await?)
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
         let Opened { object, large, version } = self.open(call).await?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
-        let modified = record.timestamp.micros().div_ceil(1_000_000);
+        let modified = modified(record).micros().div_ceil(1_000_000);
         let builder = versions::with_version(Response::builder(), version.as_deref());
         let mut builder = record_headers(builder, record, etag);
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
@@ -90,7 +92,7 @@ impl S3Front {
             Decision::PreconditionFailed => return Err(S3Error::precondition_failed()),
         }
         let bytes: &dyn Payload = large.as_ref().map_or(&object as &dyn Payload, |large| &large.segments);
-        let (ranges, parts) = ranges(call, record, bytes.length())?;
+        let (ranges, parts) = ranges(call, record, (etag, modified), bytes.length())?;
         if let Some(parts) = parts {
             builder = builder.header("x-amz-mp-parts-count", parts);
         }
@@ -116,9 +118,28 @@ impl S3Front {
     }
 }
 
+/// The signer may read what lies in accounts that it owns.
+fn access(call: &Call) -> large::Access {
+    let principal = call.principal.clone();
+    let owns = move |directory: &kodiak_storage_api::Directory| {
+        principal.owns(directory.name.split('/').next().unwrap_or(""))
+    };
+    std::sync::Arc::new(owns)
+}
+
 /// The bytes that a GET asks for, by `Range` or `partNumber`, and with the latter the number of parts.
-fn ranges(call: &Call, record: &ObjectRecord, length: u64) -> Result<(Ranges, Option<usize>), S3Error> {
+fn ranges(
+    call: &Call,
+    record: &ObjectRecord,
+    (etag, modified): (&str, u64),
+    length: u64,
+) -> Result<(Ranges, Option<usize>), S3Error> {
+    let same = |condition| match parse_http_date(condition) {
+        Some(since) => modified <= since,
+        None => etags(condition).iter().any(|tag| tag == etag),
+    };
     let requested = call.header("range").and_then(RequestedRanges::parse);
+    let requested = requested.filter(|_| call.header("if-range").is_none_or(same));
     let Some(part) = call.query("partNumber") else {
         return Ok((requested.map_or(Ranges::Whole, |ranges| ranges.of(length)), None));
     };

@@ -4,6 +4,7 @@ use http::{Response, StatusCode};
 use kodiak_storage_api::ObjectPath;
 
 use super::S3Front;
+use super::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
@@ -14,8 +15,9 @@ use crate::store::{Precondition, StoreError};
 impl S3Front {
     pub(super) async fn put_object(&self, call: &Call, body: &mut RequestBody) -> Answer {
         let info = self.bucket_info(call).await?;
+        acl::check_object(call, &info.directory)?;
         let (policy, mode) = (info.directory.policy, versions::mode(&info));
-        let mut object = metadata::new_object(call)?;
+        let mut object = metadata::new_object(call, self.store.now())?;
         let condition = condition(call)?;
         let path = call.path();
         self.check_early(&path, policy, &condition).await?;
@@ -58,6 +60,11 @@ impl S3Front {
 
 /// The condition of a write.
 pub(super) fn condition(call: &Call) -> Result<Precondition, S3Error> {
+    if let Some(name) =
+        ["if-modified-since", "if-unmodified-since"].iter().find(|name| call.headers.contains_key(**name))
+    {
+        return Err(S3Error::not_implemented().with("Header", *name));
+    }
     let (matches, none) = (call.header("if-match"), call.header("if-none-match"));
     match (matches, none) {
         (None, None) => Ok(Precondition::None),

@@ -16,6 +16,8 @@ use crate::http::{header, parse_http_date};
 
 /// How far the time of a request may be from ours, seconds.
 const MAX_SKEW: u64 = 15 * 60;
+/// The latest end of a presigned URL, seconds since 1970: what 32 bits hold.
+const MAX_EXPIRES: u64 = u32::MAX as u64;
 /// Query parameters that are part of the resource.
 const SUBRESOURCES: [&str; 31] = [
     "accelerate",
@@ -99,9 +101,8 @@ impl Claim {
         let amz_date = header(&parts.headers, "x-amz-date");
         let date = match &self.expires {
             Some(expires) => {
-                let at: u64 = expires
-                    .parse()
-                    .map_err(|_| S3Error::denied("Invalid date (should be seconds since epoch)"))?;
+                let at = expires.parse().ok().filter(|at: &u64| *at <= MAX_EXPIRES);
+                let at = at.ok_or_else(|| S3Error::denied("Invalid date (should be seconds since epoch)"))?;
                 if at < now {
                     return Err(S3Error::denied("Request has expired"));
                 }

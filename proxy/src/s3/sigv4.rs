@@ -116,7 +116,7 @@ impl Claim {
             (None, None) => String::new(),
         };
         if seconds(&time).is_none() {
-            return Err(S3Error::denied("A valid x-amz-date or Date header is needed."));
+            return Err(S3Error::denied("AWS authentication requires a valid Date or x-amz-date header"));
         }
         Ok(Claim {
             access_key: access_key.to_owned(),
@@ -125,7 +125,7 @@ impl Claim {
             signature: parse_signature(signature)?,
             time,
             expires: None,
-            payload: payload(parts, false)?,
+            payload: payload(parts, None, false)?,
         })
     }
 
@@ -144,12 +144,12 @@ impl Claim {
         let no_scope = || malformed_query("X-Amz-Credential has no scope.");
         let (access_key, scope) = field("X-Amz-Credential")?.split_once('/').ok_or_else(no_scope)?;
         let expires = field("X-Amz-Expires")?.parse::<i64>();
-        let expires = expires.map_err(|_| malformed_query("X-Amz-Expires should be a number."))?;
+        let expires = expires.map_err(|_| malformed_query("X-Amz-Expires should be a number"))?;
         if expires < 0 {
-            return Err(malformed_query("X-Amz-Expires must not be negative."));
+            return Err(malformed_query("X-Amz-Expires must be non-negative"));
         }
         if expires > MAX_EXPIRES {
-            return Err(malformed_query("X-Amz-Expires must be less than a week (in seconds)."));
+            return Err(malformed_query("X-Amz-Expires must be less than 604800 seconds"));
         }
         let time = field("X-Amz-Date")?.to_owned();
         if seconds(&time).is_none() {
@@ -162,7 +162,7 @@ impl Claim {
             signature: parse_signature(field("X-Amz-Signature")?)?,
             time,
             expires: Some(expires),
-            payload: payload(parts, true)?,
+            payload: payload(parts, find("X-Amz-Content-Sha256"), true)?,
         })
     }
 
@@ -174,6 +174,7 @@ impl Claim {
         keys: &SigningKeys,
         (region, now): (&str, u64),
     ) -> Result<Verified, S3Error> {
+        let malformed = if self.expires.is_some() { malformed_query } else { malformed };
         let mut scope = self.scope.split('/');
         let (Some(date), Some(of), Some("s3"), Some("aws4_request"), None) =
             (scope.next(), scope.next(), scope.next(), scope.next(), scope.next())
@@ -181,9 +182,9 @@ impl Claim {
             return Err(malformed("The credential scope must be date/region/s3/aws4_request."));
         };
         if of != region {
-            let message = format!("The region '{of}' is wrong; expecting '{region}'.");
-            return Err(S3Error::new(http::StatusCode::BAD_REQUEST, "AuthorizationHeaderMalformed", message)
-                .with("Region", region));
+            let message = format!("The region '{of}' is wrong; expecting '{region}'");
+            let code = malformed("").code;
+            return Err(S3Error::new(http::StatusCode::BAD_REQUEST, code, message).with("Region", region));
         }
         self.check_time(date, now as i64)?;
         let mut canonical = String::with_capacity(1024);
@@ -206,7 +207,10 @@ impl Claim {
         match self.expires {
             Some(expires) if now > then + expires => Err(S3Error::denied("Request has expired")),
             Some(_) if now < then - MAX_SKEW => Err(S3Error::denied("Request is not valid yet")),
-            None if (now - then).abs() > MAX_SKEW => Err(S3Error::skewed()),
+            None if (now - then).abs() > MAX_SKEW => Err(S3Error::skewed()
+                .with("RequestTime", self.time.as_str())
+                .with("ServerTime", amz_time(u64::try_from(now).ok()))
+                .with("MaxAllowedSkewMilliseconds", (MAX_SKEW * 1000).to_string())),
             _ => Ok(()),
         }
     }
@@ -218,8 +222,8 @@ fn parse_signature(text: &str) -> Result<[u8; 32], S3Error> {
     Ok(signature)
 }
 
-fn payload(parts: &Parts, presigned: bool) -> Result<Payload, S3Error> {
-    let Some(value) = header(&parts.headers, "x-amz-content-sha256") else {
+fn payload(parts: &Parts, queried: Option<&str>, presigned: bool) -> Result<Payload, S3Error> {
+    let Some(value) = header(&parts.headers, "x-amz-content-sha256").or(queried) else {
         return match presigned {
             true => Ok(Payload::Unsigned),
             false => Err(S3Error::invalid_request(

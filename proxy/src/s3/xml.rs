@@ -134,6 +134,13 @@ mod tests {
     }
 
     #[test]
+    fn spaces_around_a_name_are_part_of_it() {
+        let root: Root =
+            parse(b"<Root>\n  <Item> a </Item>\n  <Item>&#32;b&#10;</Item>\n</Root>").expect("XML");
+        assert_eq!(root.items, [" a ", " b\n"]);
+    }
+
+    #[test]
     fn entities_are_refused() {
         let bomb = "<!DOCTYPE r [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]><Root><Item>&b;</Item></Root>";
         assert!(parse::<Root>(bomb.as_bytes()).is_err());

@@ -46,22 +46,11 @@ impl Md5Chain {
     }
 }
 
-/// A block with its digests.
-pub(super) struct HashedBlock {
-    pub(super) md5: Md5,
-    pub(super) blake3: [u8; 32],
-    pub(super) data: Vec<Bytes>,
-}
-
-/// Continues the upload's MD5 over a block and makes the block's BLAKE3.
-pub(super) async fn block(mut md5: Md5, data: Vec<Bytes>) -> Result<HashedBlock, StoreError> {
+/// Continues the upload's MD5 over a block.
+pub(super) async fn continue_md5(mut md5: Md5, data: Bytes) -> Result<Md5, StoreError> {
     let hash = move || {
-        let mut blake3 = blake3::Hasher::new();
-        for piece in &data {
-            md5.update(piece);
-            blake3.update(piece);
-        }
-        HashedBlock { md5, blake3: *blake3.finalize().as_bytes(), data }
+        md5.update(&data);
+        md5
     };
     tokio::task::spawn_blocking(hash).await.map_err(broken)
 }

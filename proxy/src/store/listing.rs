@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, Page};
+use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, Page, PolicyIndex, Stats};
 
 use super::placement::Replica;
 use super::{Store, StoreError, quorum};
 
 /// After every name that begins with NUL and before every other.
 const HIDDEN_END: &str = "\0\u{10ffff}";
+
+/// Rows of one step of adding up an account.
+const TOTALS_PAGE: usize = 10_000;
 
 impl Store {
     /// A page of an account's containers, without the cluster's own.
@@ -24,6 +27,27 @@ impl Store {
     pub async fn list_all_containers(&self, account: &str, query: ListQuery) -> Result<Page, StoreError> {
         let key = self.map.account(account);
         self.list(&self.map.account_replicas(key), key, query).await
+    }
+
+    /// The totals of an account's containers by storage policy. Reads the account's whole listing.
+    pub async fn policy_totals(&self, account: &str) -> Result<BTreeMap<PolicyIndex, Stats>, StoreError> {
+        let mut totals: BTreeMap<PolicyIndex, Stats> = BTreeMap::new();
+        let mut query = ListQuery { limit: TOTALS_PAGE, ..ListQuery::default() };
+        loop {
+            let page = self.list_all_containers(account, query.clone()).await?;
+            for entry in &page.entries {
+                let Entry::Row(row) = entry else { continue };
+                let policy = row.extra("policy").and_then(|index| index.parse().ok()).unwrap_or(0);
+                let stats = totals.entry(PolicyIndex(policy)).or_default();
+                stats.rows += 1;
+                stats.objects += row.objects;
+                stats.bytes += row.bytes;
+            }
+            query.marker = page.entries.last().map(|entry| entry.name().to_owned());
+            if !page.truncated || query.marker.is_none() {
+                return Ok(totals);
+            }
+        }
     }
 
     /// A page of a container's objects: every object whose write was acknowledged before.

@@ -3,6 +3,7 @@
 //! A write is an [`Upload`] (bytes in, nothing visible) and then [`Store::commit`]. A read is
 //! [`Store::open`] and then [`OpenObject::read`]. Accounts and containers are directories.
 
+mod buffers;
 mod commit;
 mod digest;
 mod directories;
@@ -20,7 +21,6 @@ use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
 use kodiak_storage_api::{Clock, ObjectRecord, Timestamp};
-use tokio::sync::Semaphore;
 
 pub use error::StoreError;
 pub use open::OpenObject;
@@ -31,6 +31,7 @@ pub use versions::{
     VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
 };
 
+use buffers::Buffers;
 use locks::KeyLocks;
 use open::Readers;
 use placement::Map;
@@ -85,16 +86,12 @@ pub struct NewObject {
     pub timestamp: Option<Timestamp>,
 }
 
-/// Bytes of all uploads together that are held in memory while their blocks are hashed and written.
-const UPLOAD_BUFFERS: usize = 256 << 20;
-
 /// The coordinator of all reads and writes.
 pub struct Store {
     map: Map,
     clock: Arc<Clock>,
     locks: KeyLocks,
-    /// A permit for each 64 KiB of [`UPLOAD_BUFFERS`].
-    buffers: Arc<Semaphore>,
+    buffers: Buffers,
     readers: Arc<Readers>,
 }
 
@@ -111,7 +108,7 @@ impl Store {
             map: Map::new(placement, nodes)?,
             clock,
             locks: KeyLocks::new(),
-            buffers: Arc::new(Semaphore::new(UPLOAD_BUFFERS / upload::PERMIT_BYTES)),
+            buffers: Buffers::new(),
             readers: Arc::new(Readers::default()),
         }))
     }

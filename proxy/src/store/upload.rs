@@ -7,17 +7,13 @@ use kodiak_storage_api::{
     BLOCK_SIZE, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
 };
 use rand::RngCore;
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::buffers::Buffer;
 use super::digest::{self, Md5Chain};
 use super::{SharedStore, Store, StoreError, quorum};
 
-/// What one permit of the store's upload buffers stands for: a block.
-pub(super) const PERMIT_BYTES: usize = BLOCK_SIZE;
-/// How long an upload waits for room in the buffers before it is told that the store is too busy.
-const BUFFER_WAIT: Duration = Duration::from_secs(30);
 /// Blocks of one upload that are hashed or written at once.
 const BLOCKS_AT_ONCE: usize = 4;
 
@@ -27,9 +23,11 @@ pub struct Upload {
     blocks: Blocks,
     path: ObjectPath,
     inline_max: usize,
+    /// A body that is small so far.
     pending: Vec<Bytes>,
     pending_len: usize,
-    permit: Option<OwnedSemaphorePermit>,
+    /// The block that is being gathered.
+    buffer: Option<Buffer>,
     written: u64,
     md5: Option<Md5Chain>,
 }
@@ -66,7 +64,7 @@ impl Store {
             inline_max: if always_blocks { 0 } else { INLINE_MAX },
             pending: Vec::new(),
             pending_len: 0,
-            permit: None,
+            buffer: None,
             written: 0,
             md5: Some(Md5Chain::new()),
         }
@@ -78,12 +76,12 @@ impl Store {
         owner: &ObjectPath,
         policy: PolicyIndex,
         id: (DataId, u32),
-        (digest, data): ([u8; 32], Vec<Bytes>),
+        (digest, data): ([u8; 32], Bytes),
     ) -> Result<(), StoreError> {
         let key = self.map.block(policy, id.0, id.1)?;
         let replicas = self.map.object_replicas(policy, key.partition)?;
         let write = |_, replica: super::placement::Replica| {
-            let block = BlockWrite { key, owner: owner.clone(), digest, data: data.clone() };
+            let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
         quorum::write(replicas, write).await?;
@@ -114,17 +112,34 @@ impl Upload {
         self.written
     }
 
-    /// Takes the next bytes; waits while the devices are behind. Never copies them.
-    pub async fn write(&mut self, mut bytes: Bytes) -> Result<(), StoreError> {
+    /// Takes the next bytes; waits while the devices are behind.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.written += bytes.len() as u64;
+        if self.is_small() && self.pending_len + bytes.len() <= self.inline_max {
+            self.pending_len += bytes.len();
+            self.pending.push(bytes);
+            return Ok(());
+        }
+        for piece in std::mem::take(&mut self.pending) {
+            self.fill(&piece).await?;
+        }
+        self.fill(&bytes).await
+    }
+
+    /// Whether nothing went to a block yet.
+    fn is_small(&self) -> bool {
+        self.buffer.is_none() && self.blocks.begun == 0
+    }
+
+    /// Copies bytes to where the devices take them from without another copy.
+    async fn fill(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         while !bytes.is_empty() {
-            if self.pending_len + bytes.len() > self.inline_max && self.permit.is_none() {
-                self.permit = Some(self.blocks.room().await?);
-            }
-            let piece = bytes.split_to(bytes.len().min(BLOCK_SIZE - self.pending_len));
-            self.pending_len += piece.len();
-            self.pending.push(piece);
-            if self.pending_len == BLOCK_SIZE {
+            let buffer = match &mut self.buffer {
+                Some(buffer) => buffer,
+                None => self.buffer.insert(self.blocks.store.buffers.take().await?),
+            };
+            bytes = buffer.push(bytes);
+            if buffer.is_full() {
                 self.send_block().await?;
             }
         }
@@ -133,13 +148,11 @@ impl Upload {
 
     /// Ends the upload: all its blocks are on stable storage and its MD5 is known.
     pub async fn finish(mut self) -> Result<Staged, StoreError> {
-        if self.blocks.begun == 0 && self.pending_len <= self.inline_max {
+        if self.is_small() {
             let (md5, inline) = digest::md5(std::mem::take(&mut self.pending), self.pending_len).await?;
             return Ok(self.staged(md5, inline, Layout::Inline));
         }
-        if self.pending_len > 0 {
-            self.send_block().await?;
-        }
+        self.send_block().await?;
         let md5 = match self.md5.take() {
             Some(chain) => chain.state().await,
             None => Err(StoreError::Unavailable("the upload had failed".into())),
@@ -157,6 +170,7 @@ impl Upload {
 
     /// Hands the gathered block over to be hashed and written while the next one is gathered.
     async fn send_block(&mut self) -> Result<(), StoreError> {
+        let Some(buffer) = self.buffer.take() else { return Ok(()) };
         self.blocks.drain(BLOCKS_AT_ONCE - 1).await?;
         let Some(chain) = self.md5.take() else {
             return Err(StoreError::Unavailable("the upload had failed".into()));
@@ -167,32 +181,25 @@ impl Upload {
         };
         let (hashed, next) = oneshot::channel();
         self.md5 = Some(Md5Chain::Pending(next));
-        let data = std::mem::take(&mut self.pending);
-        self.pending_len = 0;
+        let (digest, data) = (buffer.blake3(), buffer.freeze());
         let (store, policy, owner) = (self.blocks.store.clone(), self.blocks.policy, self.path.clone());
-        let (id, permit) = ((self.blocks.data, self.blocks.begun), self.permit.take());
+        let id = (self.blocks.data, self.blocks.begun);
         self.blocks.begun += 1;
         self.blocks.writes.spawn(async move {
-            let block = digest::block(md5, data).await?;
-            // Nobody waits for the hash if the upload was given up.
-            let _ = hashed.send(block.md5);
-            let written = store.write_block(&owner, policy, id, (block.blake3, block.data)).await;
-            drop(permit);
-            written
+            let next = async {
+                // Nobody waits for the hash if the upload was given up.
+                let _ = hashed.send(digest::continue_md5(md5, data.clone()).await?);
+                Ok(())
+            };
+            let write = store.write_block(&owner, policy, id, (digest, data.clone()));
+            let ((), ()) = tokio::try_join!(next, write)?;
+            Ok(())
         });
         Ok(())
     }
 }
 
 impl Blocks {
-    async fn room(&self) -> Result<OwnedSemaphorePermit, StoreError> {
-        let permit = self.store.buffers.clone().acquire_owned();
-        match tokio::time::timeout(BUFFER_WAIT, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(StoreError::Overloaded),
-        }
-    }
-
     /// Waits until at most `left` writes are under way; the first error ends the upload.
     async fn drain(&mut self, left: usize) -> Result<(), StoreError> {
         while self.writes.len() > left {

@@ -34,6 +34,7 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         };
         let builder = account_headers(info.as_ref(), call.by_owner());
+        let builder = self.policy_headers(builder, call.account(), info.as_ref()).await?;
         let entries = match &info {
             Some(info) if !call.is_head() => {
                 let mut page = self.store.list_containers(call.account(), query).await?.entries;

@@ -111,7 +111,7 @@ impl SwiftFront {
         }
         let mut report = Deleted::default();
         for name in names {
-            let Some(path) = decode(name) else {
+            let Some(path) = decode(name).filter(|path| !path.contains('\0')) else {
                 report.errors.push((name.to_owned(), "412 Precondition Failed".into()));
                 continue;
             };

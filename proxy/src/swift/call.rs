@@ -72,6 +72,10 @@ impl Target {
             ))
         };
         let path = decode(value).ok_or_else(malformed)?;
+        // Names with a NUL are the cluster's own.
+        if path.contains('\0') || account.contains('\0') {
+            return Err(invalid_utf8());
+        }
         let path = path.strip_prefix('/').unwrap_or(&path);
         match path.split_once('/') {
             Some((container, object)) if !container.is_empty() && !object.is_empty() => {
@@ -221,7 +225,7 @@ mod tests {
     fn a_copy_source_needs_container_and_object() {
         let target = Target::of_header("a", "/c/o%2Fp", "X-Copy-From").expect("a source");
         assert_eq!((target.container.as_deref(), target.object.as_deref()), (Some("c"), Some("o/p")));
-        for bad in ["c", "/c", "c/", "//o"] {
+        for bad in ["c", "/c", "c/", "//o", "%00c/o", "c/%00o"] {
             assert!(Target::of_header("a", bad, "X-Copy-From").is_err(), "{bad}");
         }
     }

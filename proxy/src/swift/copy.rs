@@ -9,9 +9,13 @@ use super::auth::Want;
 use super::call::{Call, Target, is_true};
 use super::error::{Answer, SwiftError};
 use super::put::{MAX_FILE, check_etag, created_with};
+use super::symlink;
 use super::versions::stamp;
-use crate::http::{Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date};
+use crate::http::{
+    Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date, value_bytes,
+};
 use crate::large;
+use crate::large::symlink::is_link;
 use crate::store::NewObject;
 
 impl SwiftFront {
@@ -38,7 +42,16 @@ impl SwiftFront {
         }
         let from = call.with_target(Method::GET, source.clone());
         let source_info = self.container_for(&from, Want::Read).await?;
-        let object = self.open_requested(&from, &source_info).await?;
+        let mut object = self.open_requested(&from, &source_info).await?;
+        if is_link(object.record()) {
+            if call.query.get("symlink") == Some("get") {
+                return self.copy_symlink(call, &source, object.record()).await;
+            }
+            object = self.follow(&from, object).await?;
+        }
+        if call.headers.contains_key(symlink::TARGET) {
+            return Err(symlink::not_empty());
+        }
         let info = self.container_for(call, Want::Write).await?;
         let record = object.record().clone();
         let whole_manifest = call.query.get("multipart-manifest") == Some("get");
@@ -78,7 +91,7 @@ impl SwiftFront {
     }
 
     /// The metadata of a copy: the source's, then what the request gives.
-    fn copied(&self, call: &Call, record: &ObjectRecord) -> Result<NewObject, SwiftError> {
+    pub(super) fn copied(&self, call: &Call, record: &ObjectRecord) -> Result<NewObject, SwiftError> {
         let mut new = self.new_object(call)?;
         let fresh = call.header("x-fresh-metadata").is_some_and(is_true);
         if call.header("content-type").is_none() {
@@ -131,7 +144,7 @@ fn source_range(
     }
 }
 
-fn copied_headers(source: &Target, record: &ObjectRecord, stored: &ObjectRecord) -> HeaderMap {
+pub(super) fn copied_headers(source: &Target, record: &ObjectRecord, stored: &ObjectRecord) -> HeaderMap {
     let encode = |text: &str| percent_encoding::utf8_percent_encode(text, super::error::PATH).to_string();
     let from = format!(
         "{}/{}",
@@ -150,7 +163,7 @@ fn copied_headers(source: &Target, record: &ObjectRecord, stored: &ObjectRecord)
     for (name, value) in &stored.headers {
         if name.starts_with("x-object-meta-")
             && let Ok(header) = http::HeaderName::from_bytes(name.as_bytes())
-            && let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+            && let Ok(value) = HeaderValue::from_bytes(&value_bytes(value))
         {
             headers.insert(header, value);
         }

@@ -16,7 +16,7 @@ use crate::store::{OpenObject, StoreError};
 
 impl SwiftFront {
     /// What the asker may read, for segments that are read later.
-    fn access(&self, call: &Call) -> Access {
+    pub(super) fn access(&self, call: &Call) -> Access {
         let call = call.clone();
         Arc::new(move |directory| super::auth::allowed(&call, directory, Want::Read))
     }
@@ -27,7 +27,16 @@ impl SwiftFront {
         call: &Call,
         object: &OpenObject,
     ) -> Result<Option<Large>, SwiftError> {
-        Ok(large::open(&self.store, &self.access(call), object).await?)
+        if !large::is_manifest(object.record()) {
+            return Ok(None);
+        }
+        match large::open(&self.store, &self.access(call), object).await {
+            // What the manifest names is not there: the manifest itself is.
+            Err(StoreError::NoObject | StoreError::NoContainer) => {
+                Err(SwiftError::status(StatusCode::CONFLICT))
+            }
+            opened => Ok(opened?),
+        }
     }
 
     /// Answers a GET or HEAD of a large object with the bytes of its segments.

@@ -52,6 +52,17 @@ impl SwiftError {
         self.status
     }
 
+    /// What a report within another answer says of it.
+    pub(super) fn explained(&self) -> String {
+        match &self.message {
+            Some(message) => message.clone().into_owned(),
+            None => {
+                let reason = self.status.canonical_reason().unwrap_or("Error");
+                format!("{reason}\n{}", explanation(self.status))
+            }
+        }
+    }
+
     pub(super) fn into_response(self) -> Response<ResponseBody> {
         let text = match self.message {
             Some(message) => message.into_owned(),
@@ -75,20 +86,26 @@ impl SwiftError {
 }
 
 fn page(status: StatusCode) -> String {
-    let explanation = match status {
+    let reason = status.canonical_reason().unwrap_or("Error");
+    format!("<html><h1>{reason}</h1><p>{}</p></html>", explanation(status))
+}
+
+fn explanation(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => {
+            "The server could not comply with the request since it is either malformed or otherwise incorrect."
+        }
         StatusCode::UNAUTHORIZED => "A valid token is needed to access this.",
         StatusCode::FORBIDDEN => "Access was denied to this resource.",
         StatusCode::NOT_FOUND => "The resource could not be found.",
-        StatusCode::CONFLICT => "There was a conflict with the present state of the resource.",
+        StatusCode::CONFLICT => "There was a conflict when trying to complete your request.",
         StatusCode::PRECONDITION_FAILED => "A precondition of this request does not hold.",
-        StatusCode::UNPROCESSABLE_ENTITY => "The instructions could not be processed.",
+        StatusCode::UNPROCESSABLE_ENTITY => "Unable to process the contained instructions",
         StatusCode::PAYLOAD_TOO_LARGE => "The body of the request is too large.",
         StatusCode::SERVICE_UNAVAILABLE => "The service cannot answer now. Try again later.",
         StatusCode::INSUFFICIENT_STORAGE => "There is no room to store this.",
         _ => "",
-    };
-    let reason = status.canonical_reason().unwrap_or("Error");
-    format!("<html><h1>{reason}</h1><p>{explanation}</p></html>")
+    }
 }
 
 impl From<StoreError> for SwiftError {

@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::SwiftFront;
 use super::error::{Answer, SwiftError};
-use super::{bulk, call, listing, metadata, put, slo_put};
+use super::{bulk, call, listing, metadata, put, slo_put, slo_report};
 use crate::http::full;
+use crate::large::symlink::MAX_LINKS;
 
 impl SwiftFront {
     pub(super) fn healthcheck(&self, method: &Method) -> Answer {
@@ -62,6 +63,7 @@ impl SwiftFront {
                 "max_manifest_size": slo_put::MAX_MANIFEST,
                 "min_segment_size": 1,
                 "allow_async_delete": false,
+                "yield_frequency": slo_report::HEARTBEAT.as_secs(),
             },
             "s3api": {
                 "max_bucket_listing": 1000,
@@ -75,6 +77,7 @@ impl SwiftFront {
             "object_versioning": {},
             "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
             "dlo": { "max_segments": listing::PAGE },
+            "symlink": { "symloop_max": MAX_LINKS, "static_links": true },
         });
         text(&info.to_string(), "application/json; charset=UTF-8")
     }

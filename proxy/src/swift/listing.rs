@@ -1,5 +1,6 @@
 //! Listings as plain text, JSON and XML.
 
+use futures_util::stream;
 use http::StatusCode;
 use kodiak_storage_api::{Entry, ListQuery, Row, Timestamp};
 use quick_xml::escape::escape;
@@ -7,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::error::{Answer, SwiftError};
-use crate::http::{empty, full, iso_date};
+use crate::http::{empty, full, iso_date, streamed};
 
 /// Most entries of one page.
 pub(super) const PAGE: usize = 10_000;
@@ -104,6 +105,9 @@ fn container_value(row: &Row, policies: &[String]) -> Value {
 /// Fields of a row that a listing shows by another name or not at all.
 const HIDDEN: [&str; 1] = ["slo_bytes"];
 
+/// Fields of an object that XML shows too; the others are for JSON.
+const XML_FIELDS: [&str; 5] = ["name", "hash", "bytes", "content_type", "last_modified"];
+
 /// What a listing shows of one object.
 pub(super) fn object_value(row: &Row) -> Value {
     let mut value = Map::new();
@@ -143,15 +147,16 @@ pub(super) fn answer(
     head: bool,
 ) -> Answer {
     let builder = builder.header("content-type", format.content_type()).header("vary", "Accept");
+    if head || (format == Format::Text && entries.is_empty()) {
+        // Swift's clients look for the length of an empty listing; hyper sends it with a stream only.
+        let nothing = if head { empty() } else { streamed(stream::empty()) };
+        return Ok(builder.status(StatusCode::NO_CONTENT).header("content-length", 0).body(nothing)?);
+    }
     let body = match format {
         Format::Text => text(entries),
         Format::Json => Value::Array(entries.iter().map(|entry| value(listed, entry)).collect()).to_string(),
         Format::Xml => xml(listed, name, entries),
     };
-    if head || (format == Format::Text && entries.is_empty()) {
-        let length = if head && format != Format::Text { body.len() } else { 0 };
-        return Ok(builder.status(StatusCode::NO_CONTENT).header("content-length", length).body(empty())?);
-    }
     Ok(builder.status(StatusCode::OK).header("content-length", body.len()).body(full(body))?)
 }
 
@@ -187,7 +192,8 @@ fn xml(listed: Listed<'_>, name: &str, entries: &[Entry]) -> String {
         }
         out.push_str(&format!("<{item}>"));
         let fields = value(listed, entry);
-        for (field, value) in fields.as_object().into_iter().flatten() {
+        let shown = |field: &str| listed != Listed::Objects || XML_FIELDS.contains(&field);
+        for (field, value) in fields.as_object().into_iter().flatten().filter(|(field, _)| shown(field)) {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             out.push_str(&format!("<{field}>{}</{field}>", escape_text(&value)));
         }

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use super::acl;
 use super::call::is_true;
 use super::error::SwiftError;
+use crate::http::stored_value;
 
 /// Longest name of a metadata item, without its prefix.
 pub(super) const MAX_META_NAME: usize = 128;
@@ -18,9 +19,6 @@ pub(super) const MAX_META_COUNT: usize = 90;
 pub(super) const MAX_META_OVERALL: usize = 4096;
 /// Longest value of any header.
 pub(super) const MAX_HEADER: usize = 8192;
-
-/// The latest end of an object, as ten digits can say it.
-const MAX_DELETE_AT: u64 = 9_999_999_999;
 
 /// Headers of an object besides its metadata that are stored and answered.
 const OBJECT_HEADERS: [&str; 7] = [
@@ -72,8 +70,8 @@ pub(super) fn check(headers: &HeaderMap, kind: Kind) -> Result<(), SwiftError> {
         if item.is_empty() {
             return Err(SwiftError::bad_request("Metadata name cannot be empty"));
         }
-        let text = std::str::from_utf8(value.as_bytes());
-        if text.is_err() {
+        // An object's metadata is its owner's business; an account's and a container's is listed as text.
+        if kind != Kind::Object && std::str::from_utf8(value.as_bytes()).is_err() {
             return Err(SwiftError::bad_request("Metadata must be valid UTF-8"));
         }
         count += 1;
@@ -164,7 +162,7 @@ pub(super) fn object_meta(headers: &HeaderMap, now: u64) -> Result<ObjectMeta, S
     for (name, value) in headers {
         let name = name.as_str();
         if name.starts_with("x-object-meta-") || OBJECT_HEADERS.contains(&name) {
-            stored.push((name.to_owned(), text(value)));
+            stored.push((name.to_owned(), stored_value(value)));
         }
     }
     check_manifest(headers)?;
@@ -176,8 +174,10 @@ fn check_manifest(headers: &HeaderMap) -> Result<(), SwiftError> {
     let malformed = || SwiftError::bad_request("X-Object-Manifest must be in the format container/prefix");
     let value = super::call::decode(&text(value)).ok_or_else(malformed)?;
     let (container, prefix) = value.trim_start_matches('/').split_once('/').ok_or_else(malformed)?;
-    let bad =
-        container.is_empty() || prefix.is_empty() || value.contains(['?', '&']) || prefix.starts_with('/');
+    let bad = container.is_empty()
+        || prefix.is_empty()
+        || value.contains(['?', '&', '\0'])
+        || prefix.starts_with('/');
     if bad { Err(malformed()) } else { Ok(()) }
 }
 
@@ -186,26 +186,7 @@ fn expiry(headers: &HeaderMap, now: u64) -> Result<Option<u64>, SwiftError> {
     if headers.get("x-remove-delete-at").is_some_and(|value| is_true(&text(value)) || !value.is_empty()) {
         return Ok(None);
     }
-    if let Some(after) = headers.get("x-delete-after") {
-        let after: i64 =
-            text(after).parse().map_err(|_| SwiftError::bad_request("Non-integer X-Delete-After"))?;
-        let past = || SwiftError::bad_request("X-Delete-After in past");
-        let after = u64::try_from(after).ok().filter(|after| *after > 0).ok_or_else(past)?;
-        return Ok(Some(now.saturating_add(after).min(MAX_DELETE_AT)));
-    }
-    let Some(at) = headers.get("x-delete-at") else { return Ok(None) };
-    if at.is_empty() {
-        return Ok(None);
-    }
-    let digits = text(at);
-    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    // Digits that do not fit lie in the far future.
-    let at = if all_digits { Ok(digits.parse().unwrap_or(MAX_DELETE_AT as i64)) } else { digits.parse() };
-    let at: i64 =
-        at.map_err(|_: std::num::ParseIntError| SwiftError::bad_request("Non-integer X-Delete-At"))?;
-    let past = || SwiftError::bad_request("X-Delete-At in past");
-    let at = u64::try_from(at).ok().filter(|at| *at > now).ok_or_else(past)?;
-    Ok(Some(at.min(MAX_DELETE_AT)))
+    crate::http::expires_at(headers, now).map_err(SwiftError::bad_request)
 }
 
 /// The content type of a new object: as sent, or guessed from the name.
@@ -241,14 +222,5 @@ mod tests {
         assert!(check(&headers(&[(&name, "v")]), Kind::Object).is_err());
         assert!(check(&headers(&[("x-object-meta-a", &long[1..])]), Kind::Object).is_ok());
         assert!(check_totals(MAX_META_COUNT + 1, 0).is_err());
-    }
-
-    #[test]
-    fn an_object_ends_in_the_future_or_not_at_all() {
-        assert_eq!(expiry(&headers(&[("x-delete-after", "5")]), 100).ok(), Some(Some(105)));
-        assert_eq!(expiry(&headers(&[("x-delete-at", "101")]), 100).ok(), Some(Some(101)));
-        for (name, value) in [("x-delete-at", "100"), ("x-delete-at", "x"), ("x-delete-after", "-1")] {
-            assert!(expiry(&headers(&[(name, value)]), 100).is_err(), "{name}: {value}");
-        }
     }
 }

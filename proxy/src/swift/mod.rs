@@ -18,9 +18,12 @@ mod info;
 mod listing;
 mod metadata;
 mod object;
+mod policies;
 mod put;
 mod slo;
 mod slo_put;
+mod slo_report;
+mod symlink;
 mod versions;
 
 use std::sync::Arc;
@@ -28,7 +31,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::{Method, Request, Response};
 use kodiak_auth::Authenticator;
-use kodiak_storage_api::PolicyIndex;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
@@ -53,6 +55,7 @@ impl Default for SwiftSettings {
 }
 
 /// The Swift API over a store.
+#[derive(Clone)]
 pub struct SwiftFront {
     store: SharedStore,
     authenticator: Arc<dyn Authenticator>,
@@ -67,15 +70,6 @@ impl SwiftFront {
         settings: SwiftSettings,
     ) -> Arc<SwiftFront> {
         Arc::new(SwiftFront { store, authenticator, settings })
-    }
-
-    fn policy_index(&self, name: &str) -> Option<PolicyIndex> {
-        let found = self.settings.policies.iter().position(|policy| policy.eq_ignore_ascii_case(name));
-        found.and_then(|index| u16::try_from(index).ok()).map(PolicyIndex)
-    }
-
-    fn policy_name(&self, index: PolicyIndex) -> &str {
-        self.settings.policies.get(usize::from(index.0)).map_or("", String::as_str)
     }
 
     async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {

@@ -9,10 +9,12 @@ use super::account::done;
 use super::auth::Want;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
-use super::{metadata, versions};
+use super::{metadata, symlink, versions};
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, header, http_date, payload,
+    value_bytes,
 };
+use crate::large::symlink::{Link, is_link};
 use crate::store::{OpenObject, Precondition, StoreError};
 
 /// Headers that a POST replaces even if it does not name them.
@@ -35,6 +37,7 @@ impl SwiftFront {
         }
         match call.method.as_str() {
             "GET" | "HEAD" => self.get_object(call).await,
+            "PUT" if symlink::is_wanted(call) => self.put_symlink(call, body).await,
             "PUT" if call.query.get("multipart-manifest") == Some("put") => self.put_slo(call, body).await,
             "PUT" if call.header("x-copy-from").is_some() => self.put_copy(call, body).await,
             "PUT" => self.put_object(call, body).await,
@@ -49,11 +52,15 @@ impl SwiftFront {
     async fn get_object(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Read).await?;
         let object = self.open_requested(call, &info).await?;
-        let answer = self.answer_object(call, &object).await;
+        if is_link(object.record()) {
+            return self.get_symlink(call, object).await;
+        }
+        let answer = self.get_opened(call, &object).await;
         self.stamp_read(call, &info, &object, answer)
     }
 
-    async fn answer_object(&self, call: &Call, object: &OpenObject) -> Answer {
+    /// Answers with an object that is no link.
+    pub(super) async fn get_opened(&self, call: &Call, object: &OpenObject) -> Answer {
         let record = object.record();
         if call.query.get("multipart-manifest") == Some("get") {
             return match record.header("x-static-large-object") {
@@ -65,6 +72,7 @@ impl SwiftFront {
     }
 
     async fn post_object(&self, call: &Call) -> Answer {
+        symlink::refuse_on_post(call)?;
         let info = self.container_for(call, Want::Write).await?;
         let meta = metadata::object_meta(&call.headers, self.store.now())?;
         let content_type = header(&call.headers, "content-type").filter(|t| !t.is_empty()).map(str::to_owned);
@@ -80,8 +88,11 @@ impl SwiftFront {
             }
             Ok(())
         };
-        self.store.update_object(&path, info.directory.policy, edit).await?;
-        done(StatusCode::ACCEPTED)
+        let record = self.store.update_object(&path, info.directory.policy, edit).await?;
+        match Link::of(&record, call.account()) {
+            Some(link) => symlink::redirect(&link),
+            None => done(StatusCode::ACCEPTED),
+        }
     }
 
     pub(super) async fn delete_object(&self, call: &Call) -> Answer {
@@ -132,7 +143,7 @@ pub(super) fn record_headers(record: &ObjectRecord) -> Builder {
         .header("accept-ranges", "bytes");
     for (name, value) in &record.headers {
         if !name.starts_with("x-object-sysmeta-") {
-            builder = builder.header(name.as_str(), value.as_bytes());
+            builder = builder.header(name.as_str(), &*value_bytes(value));
         }
     }
     // An S3 multipart object's ETag is no MD5, which clients expect of all but large objects.

@@ -2,8 +2,8 @@
 
 use base64::Engine;
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
+use http::{Response, StatusCode};
+use kodiak_storage_api::{Directory, DirectoryInfo, ObjectPath, ObjectRecord, VersionId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,10 +12,12 @@ use super::auth::Want;
 use super::call::{Call, Target};
 use super::error::{Answer, SwiftError};
 use super::put::{check_etag, created};
+use super::slo_report::{encoded, report};
 use super::versions::stamp;
-use crate::http::{RequestBody, RequestedRanges, iso_date};
+use crate::http::{RequestBody, RequestedRanges, full, iso_date};
+use crate::large::symlink::is_link;
 use crate::large::{self, ManifestEntry, entries_etag};
-use crate::store::{NewObject, StoreError};
+use crate::store::{NewObject, Written};
 
 /// Most segments of one manifest.
 pub(super) const MAX_SEGMENTS: usize = 1000;
@@ -44,7 +46,7 @@ struct Wanted {
 /// A segment whose form is right.
 #[derive(Clone, Debug)]
 enum Segment {
-    Object { path: ObjectPath, etag: Option<String>, size: Option<u64>, range: Option<String> },
+    Object { path: ObjectPath, named: String, etag: Option<String>, size: Option<u64>, range: Option<String> },
     Data(String),
 }
 
@@ -67,7 +69,11 @@ impl SwiftFront {
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
         let object = self.new_object(call)?;
-        self.store_slo(call, segments, object, &info).await
+        let manifest = Manifest { segments, object, container: info.directory };
+        if call.query.is_true("heartbeat") {
+            return self.put_slo_slowly(call, manifest);
+        }
+        self.store_slo(call, manifest).await
     }
 
     /// Stores a copy of a manifest: its segments are those of the same names in the target's account.
@@ -83,23 +89,35 @@ impl SwiftFront {
             None => {
                 let path = entry.path(call.account())?;
                 let (etag, range) = (Some(entry.hash.clone()), entry.range.clone());
-                Some(Segment::Object { path, etag, size: Some(entry.bytes), range })
+                let named = entry.name.clone();
+                Some(Segment::Object { path, named, etag, size: Some(entry.bytes), range })
             }
         };
-        self.store_slo(call, entries.iter().filter_map(segment).collect(), object, info).await
+        let segments = entries.iter().filter_map(segment).collect();
+        self.store_slo(call, Manifest { segments, object, container: info.directory.clone() }).await
     }
 
-    async fn store_slo(
-        &self,
-        call: &Call,
-        segments: Vec<Segment>,
-        mut object: NewObject,
-        info: &DirectoryInfo,
-    ) -> Answer {
+    async fn store_slo(&self, call: &Call, manifest: Manifest) -> Answer {
+        match self.try_store_slo(call, manifest).await {
+            Ok(stored) => stamp(created(&stored.record, &stored.etag), stored.version),
+            Err(SloError::Problems(problems)) => {
+                let (content_type, body) = report(call, &[], &problems);
+                let builder = Response::builder()
+                    .status(StatusCode::BAD_REQUEST)
+                    .header("content-type", content_type)
+                    .header("content-length", body.len());
+                Ok(builder.body(full(body))?)
+            }
+            Err(SloError::Refused(error)) => Err(error),
+        }
+    }
+
+    pub(super) async fn try_store_slo(&self, call: &Call, manifest: Manifest) -> Result<StoredSlo, SloError> {
+        let Manifest { segments, mut object, container } = manifest;
         let path = call.object_path()?;
         let (entries, problems) = self.resolve(call, segments).await?;
         if !problems.is_empty() {
-            return Err(SwiftError::bad_request(report(&problems)));
+            return Err(SloError::Problems(problems));
         }
         let etag = entries_etag(&entries);
         check_etag(call, &etag)?;
@@ -114,12 +132,12 @@ impl SwiftFront {
             vec![("slo_etag".into(), format!("\"{etag}\"")), ("slo_bytes".into(), size.to_string())];
         let manifest =
             serde_json::to_vec(&entries).map_err(|error| SwiftError::bad_request(error.to_string()))?;
-        let condition = self.condition(call, &path, info.directory.policy).await?;
-        let mut upload = self.store.upload(path, info.directory.policy, false);
-        upload.write(manifest.into()).await?;
-        let staged = upload.finish().await?;
-        let written = self.store_in(&info.directory, staged, object, condition).await?;
-        stamp(created(&written.record, &format!("\"{etag}\"")), written.version)
+        let condition = self.condition(call, &path, container.policy).await?;
+        let mut upload = self.store.upload(path, container.policy, false);
+        upload.write(manifest.into()).await.map_err(SwiftError::from)?;
+        let staged = upload.finish().await.map_err(SwiftError::from)?;
+        let Written { record, version } = self.store_in(&container, staged, object, condition).await?;
+        Ok(StoredSlo { record, version, etag: format!("\"{etag}\"") })
     }
 
     /// Looks the segments up and compares them with what the client says of them.
@@ -142,21 +160,18 @@ impl SwiftFront {
         for (segment, record) in looked_up.await {
             match (segment, record) {
                 (Segment::Data(data), _) => entries.push(data_entry(data)),
-                (Segment::Object { path, etag, size, range }, Some(Ok(record))) => {
+                (Segment::Object { path, named, etag, size, range }, Some(Ok(record))) => {
                     match entry(&path, &record, (etag, size, range)) {
                         Ok(entry) => entries.push(entry),
-                        Err(what) => problems.push((path.to_string(), what)),
+                        Err(what) => problems.push((encoded(&named), what)),
                     }
                 }
-                (Segment::Object { path, .. }, Some(Err(error))) => {
+                (Segment::Object { named, .. }, Some(Err(error))) => {
                     let code = error.code();
                     if code.is_server_error() {
                         return Err(error);
                     }
-                    problems.push((
-                        path.to_string(),
-                        format!("{} {}", code.as_u16(), code.canonical_reason().unwrap_or("")),
-                    ));
+                    problems.push((encoded(&named), code.to_string()));
                 }
                 (Segment::Object { .. }, None) => {}
             }
@@ -174,24 +189,46 @@ impl SwiftFront {
             object: Some(path.object().into()),
         };
         let info = self.container_for(&call.with_target(http::Method::HEAD, target), Want::Read).await?;
-        match self.store.head(path, info.directory.policy).await {
-            Ok(record) => Ok(record),
-            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
-            Err(error) => Err(error.into()),
+        let record = self.store.head(path, info.directory.policy).await?;
+        if !is_link(&record) {
+            return Ok(record);
         }
+        let link = self.store.open(path, info.directory.policy).await?;
+        Ok(self.follow(call, link).await?.record().clone())
     }
 }
 
-/// A segment and what is wrong with it.
-type Problem = (String, String);
-
-fn report(problems: &[Problem]) -> String {
-    let lines = problems.iter().map(|(path, what)| {
-        let name = path.split_once('/').map_or(path.as_str(), |(_, name)| name);
-        format!("/{name}, {what}\n")
-    });
-    format!("Errors:\n{}", lines.collect::<String>())
+/// A manifest that is to be stored.
+pub(super) struct Manifest {
+    segments: Vec<Segment>,
+    object: NewObject,
+    container: Directory,
 }
+
+/// A manifest that has been stored.
+pub(super) struct StoredSlo {
+    pub(super) record: ObjectRecord,
+    /// Its version, if it has an id.
+    pub(super) version: Option<VersionId>,
+    /// In quotes.
+    pub(super) etag: String,
+}
+
+/// Why a manifest has not been stored.
+pub(super) enum SloError {
+    /// Segments are not what the client says of them.
+    Problems(Vec<Problem>),
+    Refused(SwiftError),
+}
+
+impl From<SwiftError> for SloError {
+    fn from(error: SwiftError) -> SloError {
+        SloError::Refused(error)
+    }
+}
+
+/// A segment, percent-encoded, and what is wrong with it.
+pub(super) type Problem = (String, String);
 
 fn data_entry(data: String) -> ManifestEntry {
     ManifestEntry {
@@ -295,10 +332,10 @@ fn segment(value: Value, manifest: &ObjectPath) -> Result<Segment, String> {
             Err(_) => Err("data must be valid base64".into()),
         };
     }
-    let path = wanted.path.ok_or("expected keys to include one of \"path\" or \"data\"")?;
+    let named = wanted.path.ok_or("expected keys to include one of \"path\" or \"data\"")?;
     let malformed = "path does not refer to an object. Path must be of the form /container/object.";
-    let (container, object) = path.trim_start_matches('/').split_once('/').ok_or(malformed)?;
-    if container.is_empty() || object.is_empty() {
+    let (container, object) = named.trim_start_matches('/').split_once('/').ok_or(malformed)?;
+    if container.is_empty() || object.is_empty() || named.contains('\0') {
         return Err(malformed.into());
     }
     let path = ObjectPath::new(manifest.account(), container, object);
@@ -321,5 +358,6 @@ fn segment(value: Value, manifest: &ObjectPath) -> Result<Segment, String> {
     {
         return Err("invalid range".into());
     }
-    Ok(Segment::Object { path, etag: wanted.etag.filter(|etag| !etag.is_empty()), size, range: wanted.range })
+    let etag = wanted.etag.filter(|etag| !etag.is_empty());
+    Ok(Segment::Object { path, named, etag, size, range: wanted.range })
 }

@@ -1,4 +1,4 @@
-//! The table of who may import whom, held by `cargo metadata`.
+//! The table of who may import whom, and the licences of what we link, held by `cargo metadata`.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -20,11 +20,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 
 #[test]
 fn crates_import_only_what_they_may() -> Result<()> {
-    let command = ["metadata", "--no-deps", "--format-version", "1", "--offline", "--locked"];
-    let output =
-        Command::new(env!("CARGO")).args(command).current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
-    let metadata: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let metadata = metadata(&["--no-deps"])?;
     let packages = metadata["packages"].as_array().context("packages")?;
     assert_eq!(packages.len(), ALLOWED.len(), "the table lists every crate");
     for package in packages {
@@ -39,4 +35,31 @@ fn crates_import_only_what_they_may() -> Result<()> {
         assert!(ours.iter().all(|used| allowed.contains(used)), "{name} imports {ours:?}");
     }
     Ok(())
+}
+
+#[test]
+fn everything_we_link_has_a_licence_that_deny_toml_allows() -> Result<()> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deny.toml"))?;
+    let policy: Value = toml::from_str(&text)?;
+    let allowed = policy["licenses"]["allow"].as_array().context("licenses.allow")?;
+    let allowed: BTreeSet<&str> = allowed.iter().filter_map(Value::as_str).collect();
+    let metadata = metadata(&[])?;
+    for package in metadata["packages"].as_array().context("packages")? {
+        let name = package["name"].as_str().context("a name")?;
+        let licence = package["license"].as_str().with_context(|| format!("{name} states no licence"))?;
+        let expression = spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX)?;
+        let permitted = expression.evaluate(|needed| allowed.contains(needed.to_string().as_str()));
+        assert!(permitted, "{name} is under {licence}");
+    }
+    Ok(())
+}
+
+fn metadata(options: &[&str]) -> Result<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .args(options)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -15,17 +15,19 @@ impl S3Front {
         let of = (call.account(), call.bucket());
         let page = self.store.list_versions(of, Versioning::of(&info.directory), &query).await?;
         let mut xml = Xml::root("ListVersionsResult");
-        listing.head(&mut xml, page.truncated);
-        xml.element("KeyMarker", &listing.text(key_marker));
-        xml.element("VersionIdMarker", call.query("version-id-marker").unwrap_or(""));
-        if let Some(last) = page.entries.last().filter(|_| page.truncated) {
-            xml.element("NextKeyMarker", &listing.text(last.name()));
-            if let VersionEntry::Version(version) = last {
+        let next = page.entries.last().filter(|_| page.truncated);
+        listing.head(&mut xml, page.truncated, |xml| {
+            xml.element("KeyMarker", &listing.text(key_marker));
+            xml.element("VersionIdMarker", call.query("version-id-marker").unwrap_or(""));
+            if let Some(last) = next {
+                xml.element("NextKeyMarker", &listing.text(last.name()));
+            }
+            if let Some(VersionEntry::Version(version)) = next {
                 // The id even of a version that is shown as null: it says where that stands.
                 let id = version.id.map_or_else(|| "null".to_owned(), |id| id.to_string());
                 xml.element("NextVersionIdMarker", &id);
             }
-        }
+        });
         for entry in &page.entries {
             match entry {
                 VersionEntry::Version(row) => version(&mut xml, &listing, row),

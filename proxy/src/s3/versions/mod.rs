@@ -168,6 +168,7 @@ impl S3Front {
             Some(id) if !is_null(object.record()) => id.to_string(),
             _ => "null".to_owned(),
         });
+        let object = self.followed(call, object).await?;
         let large = self.large(call, &object).await?;
         Ok(Opened { object, large, version })
     }
@@ -194,6 +195,8 @@ impl S3Front {
     ) -> Result<Deletion, S3Error> {
         let policy = info.directory.policy;
         let versioned = Versioning::of(&info.directory) != Versioning::Never;
+        let any = matches!(&condition, Precondition::Matches(etags) if etags.iter().any(|etag| etag == "*"));
+        let needed = condition != Precondition::None && requested.is_none();
         let deleted = match requested {
             Some(Requested::Id(id)) if versioned => self.store.delete_version(path, policy, id, true).await,
             Some(Requested::Id(_)) => Err(StoreError::NoObject),
@@ -204,10 +207,14 @@ impl S3Front {
                 Err(error) => Err(error),
             },
         };
-        match deleted {
-            Ok(deletion) => Ok(deletion),
-            Err(StoreError::NoObject) => Ok(Deletion { existed: false, version: None, marker: false }),
-            Err(error) => Err(error.into()),
+        let deletion = match deleted {
+            Err(StoreError::NoObject) => Deletion { existed: false, version: None, marker: false },
+            deleted => deleted?,
+        };
+        match deletion.existed {
+            false if needed && any => Err(S3Error::precondition_failed()),
+            false if needed => Err(S3Error::no_such_key()),
+            _ => Ok(deletion),
         }
     }
 
