@@ -1,12 +1,13 @@
 # `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help packages build up down test lint unit docs clients swift-functional bench
+.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz bench bench-peers bench-scale
 
 # What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
 ARGS ?=
 BUILD_PACKAGES := build-essential pkg-config libclang-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) python3-venv python3-dev libffi-dev
+GUEST_PACKAGES := qemu-system-x86 busybox-static cpio e2fsprogs
 ENV := . scripts/env.sh;
 
 help: ## List the targets
@@ -26,7 +27,7 @@ down: ## Stop it
 
 test: ## Everything that CI runs, set-up included
 	@scripts/packages $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory build lint unit clients swift-functional
+	@$(MAKE) --no-print-directory build lint unit clients swift-functional guest fuzz
 
 lint:
 	@$(ENV) cargo fmt --all --check
@@ -43,6 +44,20 @@ clients: build ## Tests with the clients that people use
 swift-functional: build ## OpenStack Swift's own functional tests, compared with the list of known results
 	@$(ENV) KODIAK="$$CARGO_TARGET_DIR/release/kodiak" tests/swift/run
 
+guest: build ## Cut the power of a virtual machine under load, KODIAK_GUEST_ROUNDS times
+	@scripts/packages $(GUEST_PACKAGES)
+	@$(ENV) cargo test --release -p kodiak-tests --locked --quiet --test guest -- --ignored --nocapture
+
+fuzz: build ## Fuzz everything that reads untrusted bytes, each for FUZZ_SECONDS (10)
+	@$(ENV) scripts/fuzz
+
 bench: build ## Measure this machine's figures
 	@$(ENV) bench/run "$$CARGO_TARGET_DIR/release"
 
+bench-peers: build ## Measure Swift, Garage, SeaweedFS and radosgw beside Kodiak (ARGS="--stores kodiak,garage")
+	@scripts/packages python3-venv
+	@$(ENV) bench/peers/run "$$CARGO_TARGET_DIR/release" $(ARGS)
+	@$(ENV) bench/peers/ring "$$CARGO_TARGET_DIR/release"
+
+bench-scale: build ## Measure listings, starts and memory with a million objects
+	@$(ENV) bench/scale/run "$$CARGO_TARGET_DIR/release" $(ARGS)

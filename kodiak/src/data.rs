@@ -62,6 +62,10 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
         "# The configuration of this store: `kodiak run --config kodiak.toml` serves it too.\n{text}"
     );
     write_secret(&data.join(CONFIG), text.as_bytes())?;
+    // The folder's own name must outlast a power loss as what is in it does.
+    let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = File::open(parent).and_then(|parent| parent.sync_all());
+    synced.with_context(|| format!("cannot sync the folder {}", parent.display()))?;
     Ok(true)
 }
 

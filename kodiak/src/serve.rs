@@ -46,6 +46,8 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         let mut nodes: Nodes = HashMap::new();
         nodes.insert(settings.cluster.node.clone(), opened.clone() as Arc<dyn StorageNode>);
         let store = Store::new(placement, &nodes, clock)?;
+        // Every record is on this node: the rings name no other.
+        opened.sweep_orphans().context("cannot start the sweeper")?;
         let users = Arc::new(FixedUsers::new(
             &settings.users,
             TokenLife(Duration::from_secs(settings.proxy.token_life)),

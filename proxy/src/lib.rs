@@ -4,6 +4,8 @@
 //! it, `swift` or `s3` authenticates it and translates it, [`store::Store`] places, replicates and
 //! merges, and a [`kodiak_storage_api::StorageNode`] stores.
 
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod large;
 pub mod s3;

@@ -14,10 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::http::{Front, RequestBody, RequestContext, ResponseBody};
+use crate::http::{Front, RequestBody, RequestContext, ResponseBody, header};
 
 /// Limits of the listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// Seconds in which a request's head must arrive, and that a kept connection may idle. Default 60.
     pub header_timeout: u64,
+    /// Seconds after which a request whose body pauses is given up, and a connection whose client takes
+    /// nothing of its answer. Default 60.
+    pub body_timeout: u64,
     /// A request that takes this many milliseconds is logged. Default 1,000.
     pub slow_request_ms: u64,
     /// Seconds that requests under way get at a shutdown. Default 10.
@@ -35,7 +39,13 @@ pub struct ServerSettings {
 
 impl Default for ServerSettings {
     fn default() -> ServerSettings {
-        ServerSettings { max_connections: 20_000, header_timeout: 60, slow_request_ms: 1_000, drain: 10 }
+        ServerSettings {
+            max_connections: 20_000,
+            header_timeout: 60,
+            body_timeout: 60,
+            slow_request_ms: 1_000,
+            drain: 10,
+        }
     }
 }
 
@@ -68,7 +78,10 @@ impl Fronts {
             || matches!(path, "/v1" | "/info" | "/healthcheck" | "/auth");
         let with_token =
             ["x-auth-token", "x-storage-token"].iter().any(|name| request.headers().contains_key(*name));
-        let of_swift = of_swift || with_token;
+        let of_swift = of_swift
+            || with_token
+            || header(request.headers(), "host").is_some_and(|host| self.swift.claims(host))
+            || query.contains("temp_url_sig=");
         if of_swift && !signed && !presigned { &self.swift } else { &self.s3 }
     }
 }
@@ -87,12 +100,13 @@ pub async fn serve(
 ) {
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let drain = Duration::from_secs(settings.drain);
+    let body_timeout = Duration::from_secs(settings.body_timeout);
     let shared = Arc::new(Shared { fronts, settings });
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             _ = stop.changed() => break,
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listener, &connections, body_timeout) => accepted,
         };
         match accepted {
             Ok((stream, peer, permit)) => connection(&shared, &graceful, (stream, peer), permit),
@@ -111,10 +125,13 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
+    body_timeout: Duration,
 ) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    // The system counts from when the client stopped to take what is sent.
+    SockRef::from(&stream).set_tcp_user_timeout(Some(body_timeout))?;
     Ok((stream, peer, permit))
 }
 
@@ -151,8 +168,9 @@ impl Shared {
         let id = context.id.clone();
         let front = self.fronts.choose(&request);
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let body_timeout = Duration::from_secs(self.settings.body_timeout);
         let kept = asks_to_be_kept(&request);
-        let request = request.map(RequestBody::incoming);
+        let request = request.map(|body| RequestBody::incoming(body, body_timeout));
         let mut response = front.handle(request, context).await;
         if let Ok(value) = HeaderValue::from_str(&id) {
             let headers = response.headers_mut();

@@ -28,9 +28,11 @@ use crate::RingError;
 use crate::builder::{MAX_DEVICES, MAX_PART_POWER, MAX_REPLICAS, RingBuilder, check_name, check_weight};
 use crate::ring::{Assignment, Device, NO_DEVICE, Ring};
 
-const MAGIC: &[u8; 8] = b"KODKRING";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: &[u8; 8] = b"KODKRING";
+pub(crate) const VERSION: u32 = 1;
 const CHECKSUM: usize = 32;
+/// Epochs grow by one with each change: none comes near this, and none that is read can overflow.
+pub(crate) const MAX_EPOCH: u64 = u64::MAX / 2;
 
 impl Ring {
     /// Reads the ring from a ring file.
@@ -221,6 +223,9 @@ fn parse(bytes: &[u8]) -> Result<(RingBuilder, &[u8]), RingError> {
     let mut builder = RingBuilder::new(part_power as u8, replicas, min_part_hours, seed)
         .map_err(|error| corrupt(error.to_string()))?;
     builder.set_overload(overload).map_err(|error| corrupt(error.to_string()))?;
+    if epoch > MAX_EPOCH {
+        return Err(corrupt(format!("its epoch is {epoch}")));
+    }
     (builder.epoch, builder.next_id) = (epoch, next_id);
     for _ in 0..count {
         let (device, leaves) = parse_device(&mut cursor)?;

@@ -7,6 +7,8 @@
 mod builder;
 mod error;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handoff;
 mod hash;
 mod random;

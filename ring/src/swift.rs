@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::RingError;
 use crate::builder::{MAX_DEVICES, MAX_PART_POWER, RingBuilder, check_name, check_weight};
+use crate::file::MAX_EPOCH;
 use crate::ring::{Assignment, Device, NO_DEVICE};
 
 const MAGIC: &[u8] = b"R1NG";
@@ -217,6 +218,9 @@ fn assemble(ring: SwiftRing, min_part_hours: u32, seed: u64) -> Result<RingBuild
     let mut builder = RingBuilder::new(ring.part_power, replicas, min_part_hours, seed).map_err(invalid)?;
     if ring.devices.len() > MAX_DEVICES {
         return Err(invalid(RingError::TooManyDevices));
+    }
+    if ring.version > MAX_EPOCH {
+        return Err(refuse(format!("its version is {}", ring.version)));
     }
     builder.epoch = ring.version.max(1);
     for device in ring.devices {

@@ -23,6 +23,9 @@ use crate::writer::{Shared, Writer};
 /// Requests that may wait for a device's writer; more are refused as overload.
 const QUEUE: usize = 4096;
 
+/// Folder of the index in a device's folder.
+pub const INDEX: &str = "index";
+
 /// A device that is open.
 pub struct Device {
     /// What its writer shares.
@@ -67,17 +70,29 @@ impl Found {
         std::fs::create_dir_all(&volumes_folder).map_err(failed)?;
         let lock =
             lock_folder(folder).map_err(|source| OpenError::InUse { device: name.to_owned(), source })?;
-        let volumes = Arc::new(VolumeSet::open(disk.clone(), &volumes_folder).map_err(failed)?);
-        let index_folder = folder.join("index");
+        // Volumes are only as durable as the names of the folders they are in.
+        let parent = folder.parent().unwrap_or(Path::new("/"));
+        for named_in in [parent, folder] {
+            disk.sync_folder(named_in).map_err(failed)?;
+        }
         let mut checkpoint = Checkpoint::load(disk.as_ref(), folder);
+        let volumes = VolumeSet::open(disk.clone(), &volumes_folder, checkpoint.volume);
+        let volumes = Arc::new(volumes.map_err(failed)?);
+        let index_folder = folder.join(INDEX);
         if !index_folder.join("CURRENT").exists() {
+            checkpoint = Checkpoint::START;
+        }
+        let anew = || set_aside(&index_folder).map_err(failed);
+        if crate::index::is_damaged(&index_folder) {
+            tracing::error!(device = name, "index is damaged: it is set aside and made anew");
+            anew()?;
             checkpoint = Checkpoint::START;
         }
         let index = match Index::open(&index_folder, memory) {
             Ok(index) => index,
             Err(error) => {
                 tracing::error!(device = name, %error, "index cannot be opened: it is set aside and made anew");
-                set_aside(&index_folder).map_err(failed)?;
+                anew()?;
                 checkpoint = Checkpoint::START;
                 Index::open(&index_folder, memory).map_err(|error| OpenError::Index {
                     device: name.to_owned(),
@@ -115,8 +130,7 @@ impl Found {
         };
         let volumes = self.shared.applier.volumes.clone();
         // The writer begins a new volume: everything in the ones that are there has been applied.
-        let next = volumes.all().last().map_or(0, |last| last.number) + 1;
-        *self.shared.applied.lock() = (next, crate::volume::FIRST_NEEDLE);
+        *self.shared.applied.lock() = (volumes.next_number(), crate::volume::FIRST_NEEDLE);
         let (sender, requests) = bounded(QUEUE);
         let writer = Writer::new(self.shared.clone(), node, Tail::new(volumes, limits), requests);
         let thread = std::thread::Builder::new()

@@ -19,12 +19,15 @@
 //!
 //! Integers in keys are big-endian: a partition is one range of keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use kodiak_storage_api::{BlockKey, DirectoryKey, NodeError, ObjectKey, Timestamp};
+use kodiak_storage_api::{
+    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Partition, PolicyIndex, Timestamp,
+};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -102,8 +105,17 @@ impl IndexMemory {
     }
 }
 
+/// Marks a database in which damage was found: the next opening makes it anew.
+const DAMAGED: &str = "DAMAGED";
+
+/// Whether damage was found in the database of a folder.
+pub fn is_damaged(folder: &Path) -> bool {
+    folder.join(DAMAGED).exists()
+}
+
 /// The database of one device.
 pub struct Index {
+    folder: PathBuf,
     db: DB,
     no_log: WriteOptions,
     cached_only: ReadOptionsMaker,
@@ -152,7 +164,7 @@ impl Index {
         let db = DB::open_cf_descriptors(&options, folder, families)?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        Ok(Index { db, no_log, cached_only })
+        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only })
     }
 
     /// The handle of a family.
@@ -163,7 +175,7 @@ impl Index {
 
     /// A value; may read the disk.
     pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, NodeError> {
-        self.db.get_pinned_cf(self.family(family), key).map_err(failed)
+        self.db.get_pinned_cf(self.family(family), key).map_err(|error| self.failed(error))
     }
 
     /// A value if that needs no disk: `None` if it might.
@@ -175,7 +187,7 @@ impl Index {
         match self.db.get_pinned_cf_opt(self.family(family), key, &(self.cached_only)()) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(self.failed(error)),
         }
     }
 
@@ -190,7 +202,7 @@ impl Index {
 
     /// Applies a batch at once; not durable by itself.
     pub fn write(&self, batch: WriteBatch) -> Result<(), NodeError> {
-        self.db.write_opt(batch, &self.no_log).map_err(failed)
+        self.db.write_opt(batch, &self.no_log).map_err(|error| self.failed(error))
     }
 
     /// Iterates from a position.
@@ -198,24 +210,36 @@ impl Index {
         self.db.raw_iterator_cf_opt(self.family(family), options)
     }
 
+    /// The state of now, to iterate over whatever is written meanwhile.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.db.snapshot()
+    }
+
     /// Makes everything written so far durable.
     pub fn flush(&self) -> Result<(), NodeError> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let families: Vec<&ColumnFamily> = Family::ALL.iter().map(|f| self.family(*f)).collect();
-        self.db.flush_cfs_opt(&families, &options).map_err(failed)
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(error))
+    }
+
+    /// An error as an answer. Damage is noted: nothing in an index is the only copy.
+    pub fn failed(&self, error: rocksdb::Error) -> NodeError {
+        if error.kind() != ErrorKind::Corruption {
+            return NodeError::Unavailable(format!("index: {error}"));
+        }
+        if !is_damaged(&self.folder) {
+            tracing::error!(index = %self.folder.display(), %error, "index is damaged: the next start makes it anew");
+            if let Err(error) = std::fs::write(self.folder.join(DAMAGED), error.as_ref()) {
+                tracing::error!(%error, "the damage could not be noted");
+            }
+        }
+        NodeError::Corrupt(format!("index: {error}"))
     }
 
     /// Stops background work, so that closing does not wait for a compaction.
     pub fn stop(&self) {
         self.db.cancel_all_background_work(true);
-    }
-}
-
-fn failed(error: rocksdb::Error) -> NodeError {
-    match error.kind() {
-        ErrorKind::Corruption => NodeError::Corrupt(format!("index: {error}")),
-        _ => NodeError::Unavailable(format!("index: {error}")),
     }
 }
 
@@ -247,6 +271,26 @@ pub fn block_key(key: &BlockKey) -> [u8; 26] {
     out[6..22].copy_from_slice(&key.data.0);
     out[22..].copy_from_slice(&key.index.to_be_bytes());
     out
+}
+
+/// The inverse of [`object_key`].
+pub fn parse_object_key(bytes: &[u8]) -> Option<ObjectKey> {
+    let (policy, partition) = parse_place(bytes)?;
+    Some(ObjectKey { policy, partition, hash: KeyHash(bytes.get(6..)?.try_into().ok()?) })
+}
+
+/// The inverse of [`block_key`].
+pub fn parse_block_key(bytes: &[u8]) -> Option<BlockKey> {
+    let (policy, partition) = parse_place(bytes)?;
+    let data = DataId(bytes.get(6..22)?.try_into().ok()?);
+    let index = u32::from_be_bytes(bytes.get(22..)?.try_into().ok()?);
+    Some(BlockKey { policy, partition, data, index })
+}
+
+fn parse_place(bytes: &[u8]) -> Option<(PolicyIndex, Partition)> {
+    let policy = u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
+    let partition = u32::from_be_bytes(bytes.get(2..6)?.try_into().ok()?);
+    Some((PolicyIndex(policy), Partition(partition)))
 }
 
 /// Bytes of a directory's key: also the prefix of its rows' keys.
@@ -340,6 +384,16 @@ pub fn parse_location(bytes: &[u8]) -> Result<Location, NodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_were_written() {
+        let (policy, partition) = (PolicyIndex(3), Partition(70_000));
+        let object = ObjectKey { policy, partition, hash: KeyHash([9; 16]) };
+        assert_eq!(parse_object_key(&object_key(&object)), Some(object));
+        let block = BlockKey { policy, partition, data: DataId([8; 16]), index: 5 };
+        assert_eq!(parse_block_key(&block_key(&block)), Some(block));
+        assert_eq!(parse_block_key(&object_key(&object)), None);
+    }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {

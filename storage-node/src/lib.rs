@@ -3,7 +3,7 @@
 //! Knows neither HTTP nor users. In the order a write meets them: [`Node`] finds the device, `device`
 //! queues for its `writer`, which gathers a `group` of `needle`s into one write and one sync of a
 //! `volume`, and then applies them to the `index` and the `directories`. `recover` brings back from the
-//! volumes what the indexes lack; `compact` gives back room.
+//! volumes what the indexes lack; `compact` gives back room, `sweep` that of interrupted uploads.
 //!
 //! The log is the store: volumes are the only durable copy, and RocksDB is a view of them that is
 //! flushed at checkpoints and can be made anew.
@@ -13,6 +13,8 @@ mod compact;
 mod device;
 mod directories;
 pub mod disk;
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod index;
 mod listing;
@@ -21,6 +23,7 @@ mod node;
 mod read;
 mod recover;
 mod scan;
+mod sweep;
 mod volume;
 mod work;
 mod writer;

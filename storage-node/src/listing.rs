@@ -8,6 +8,7 @@ use crate::index::{Family, Index, decode, directory_key};
 
 /// The rows of one directory that a query may show, in one column family.
 struct Scan<'a> {
+    index: &'a Index,
     iterator: DBRawIterator<'a>,
     family: Family,
     reverse: bool,
@@ -63,7 +64,7 @@ impl<'a> Scan<'a> {
         } else {
             iterator.seek_to_first()
         }
-        Scan { iterator, family, reverse: query.reverse }
+        Scan { index, iterator, family, reverse: query.reverse }
     }
 
     /// Name of the row it stands on.
@@ -71,7 +72,7 @@ impl<'a> Scan<'a> {
         let Some(key) = self.iterator.key() else {
             return match self.iterator.status() {
                 Ok(()) => Ok(None),
-                Err(error) => Err(NodeError::Corrupt(format!("index: {error}"))),
+                Err(error) => Err(self.index.failed(error)),
             };
         };
         let name = std::str::from_utf8(&key[20..]).map_err(|_| NodeError::Corrupt("row name".into()))?;

@@ -23,6 +23,7 @@ use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
 use crate::index::IndexMemory;
 use crate::recover::{self, Checkpoint, Replayed};
+use crate::sweep::Snapshots;
 use crate::{compact, listing, read, work};
 
 /// One device of a node.
@@ -33,6 +34,12 @@ pub struct DeviceSettings {
     pub name: String,
     /// Its folder; made if it is not there.
     pub path: PathBuf,
+}
+
+impl DeviceSettings {
+    fn is_damaged(&self) -> bool {
+        crate::index::is_damaged(&self.path.join(crate::device::INDEX))
+    }
 }
 
 /// Settings of a storage node.
@@ -111,6 +118,9 @@ pub struct Node {
     devices: Arc<Vec<Arc<Device>>>,
     stop: Mutex<Option<Sender<()>>>,
     maintenance: Mutex<Option<JoinHandle<()>>>,
+    sweeper: Mutex<Option<JoinHandle<()>>>,
+    /// The start has passed over damaged needles: a record may be missing.
+    damaged: bool,
 }
 
 /// Room of one device.
@@ -140,18 +150,18 @@ impl Node {
     ) -> Result<Arc<Node>, OpenError> {
         let begun = Instant::now();
         let memory = IndexMemory::new(settings.index_cache, settings.index_buffers);
-        let found = each(&settings.devices, |device| {
-            Found::open(&device.name, &device.path, disk.clone(), &memory, &clock)
-        })?;
-        let directories: Arc<Vec<Arc<Directories>>> =
-            Arc::new(found.iter().map(|f| f.shared().directories.clone()).collect());
-        let needles = replay(&found, &directories)?;
+        let find = || find(&settings, &memory, &clock, &disk);
+        // An index whose damage shows only now is made anew at the second attempt.
+        let Ready { found, directories, replayed } = match find() {
+            Err(OpenError::Index { .. }) if settings.devices.iter().any(DeviceSettings::is_damaged) => find(),
+            found => found,
+        }?;
         let devices: Result<Vec<_>, _> =
             found.into_iter().map(|f| f.start(&settings, directories.clone()).map(Arc::new)).collect();
         let devices = Arc::new(devices?);
         tracing::info!(
             devices = devices.len(),
-            needles,
+            needles = replayed.needles,
             ms = begun.elapsed().as_millis() as u64,
             "node open"
         );
@@ -159,12 +169,14 @@ impl Node {
         let (kept, of) = (devices.clone(), settings.clone());
         let maintenance = std::thread::Builder::new()
             .name("maintenance".into())
-            .spawn(move || maintain(&kept, &of, &stopped))
+            .spawn(move || maintain(&kept, &of, &stopped, replayed.needles > 0))
             .map_err(|source| OpenError::Io { device: "all".into(), source })?;
         Ok(Arc::new(Node {
             devices,
             stop: Mutex::new(Some(stop)),
             maintenance: Mutex::new(Some(maintenance)),
+            sweeper: Mutex::default(),
+            damaged: replayed.damaged > 0,
         }))
     }
 
@@ -172,16 +184,40 @@ impl Node {
     pub fn shutdown(&self) {
         self.stop.lock().take();
         self.devices.iter().for_each(|device| device.stop());
-        if let Some(thread) = self.maintenance.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("maintenance panicked");
+        for thread in [&self.maintenance, &self.sweeper] {
+            if thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
+                tracing::error!("maintenance panicked");
+            }
         }
         self.devices.iter().for_each(|device| device.join());
         if let Err(error) = checkpoint(&self.devices) {
             tracing::error!(%error, "no checkpoint at the end: the next start replays");
         }
         self.devices.iter().for_each(|device| device.shared.applier.index.stop());
+    }
+
+    /// Deletes, in the background, the blocks of uploads that a crash interrupted. To be called before
+    /// anything is written, and only if no other node may hold records that name this one's blocks.
+    pub fn sweep_orphans(&self) -> std::io::Result<()> {
+        if self.damaged {
+            tracing::warn!("orphans are left alone: needles are damaged");
+            return Ok(());
+        }
+        let devices = self.devices.clone();
+        let (taken, ready) = bounded(1);
+        let sweep = move || {
+            let snapshots = Snapshots::take(&devices);
+            // Whoever waits has gone if this fails.
+            let _ = taken.send(());
+            match snapshots.sweep() {
+                Ok(0) => {}
+                Ok(blocks) => tracing::info!(blocks, "blocks of interrupted uploads deleted"),
+                Err(_) if devices.iter().any(|device| device.stopping()) => {}
+                Err(error) => tracing::warn!(%error, "blocks of interrupted uploads stay behind"),
+            }
+        };
+        *self.sweeper.lock() = Some(std::thread::Builder::new().name("sweeper".into()).spawn(sweep)?);
+        ready.recv().map_err(std::io::Error::other)
     }
 
     /// Room of the devices.
@@ -215,6 +251,28 @@ impl Node {
     }
 }
 
+/// Devices whose indexes are up to date.
+struct Ready {
+    found: Vec<Found>,
+    directories: Arc<Vec<Arc<Directories>>>,
+    replayed: Replayed,
+}
+
+/// Opens the devices and brings their indexes up to date.
+fn find(
+    settings: &NodeSettings,
+    memory: &IndexMemory,
+    clock: &Arc<Clock>,
+    disk: &Arc<dyn Disk>,
+) -> Result<Ready, OpenError> {
+    let found = each(&settings.devices, |device| {
+        Found::open(&device.name, &device.path, disk.clone(), memory, clock)
+    })?;
+    let directories: Vec<_> = found.iter().map(|f| f.shared().directories.clone()).collect();
+    let replayed = replay(&found, &directories)?;
+    Ok(Ready { found, directories: Arc::new(directories), replayed })
+}
+
 /// Does something with each device in a thread of its own.
 fn each<T: Send, D: Sync>(
     devices: &[D],
@@ -230,7 +288,7 @@ fn each<T: Send, D: Sync>(
     })
 }
 
-fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<u64, OpenError> {
+fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<Replayed, OpenError> {
     let failed = |f: &Found, error: NodeError| OpenError::Index {
         device: f.shared().name.clone(),
         message: error.to_string(),
@@ -243,7 +301,10 @@ fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<u64, Open
         let from = if anew { Checkpoint::START } else { f.checkpoint };
         recover::replay_rows(f.shared(), directories, from).map_err(|error| failed(f, error))
     })?;
-    Ok(replayed.iter().map(|r| r.needles).sum())
+    Ok(Replayed {
+        needles: replayed.iter().map(|r| r.needles).sum(),
+        damaged: replayed.iter().map(|r| r.damaged).sum(),
+    })
 }
 
 /// Flushes all indexes and moves the checkpoints to what was applied before the flush.
@@ -287,9 +348,13 @@ const TICK: Duration = Duration::from_millis(250);
 /// What was written is checkpointed after this long at the latest, so that a start stays quick.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 
-fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver<()>) {
+fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver<()>, replayed: bool) {
     let positions = || devices.iter().map(|d| *d.shared.applied.lock()).collect::<Vec<_>>();
     let (mut last, mut at) = (positions(), Instant::now());
+    // What one start has replayed, the next need not: crashes in a row would replay more each time.
+    if replayed && let Err(error) = checkpoint(devices) {
+        tracing::error!(%error, "checkpoint failed");
+    }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
         let now = positions();

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use kodiak_storage_api::NodeError;
 use parking_lot::RwLock;
@@ -41,12 +42,15 @@ pub struct VolumeSet {
     disk: Arc<dyn Disk>,
     folder: PathBuf,
     open: RwLock<BTreeMap<u32, Arc<Volume>>>,
+    /// Number of the next volume. None is used twice, also not after its volume is gone: a checkpoint
+    /// may name it.
+    next: AtomicU32,
 }
 
 impl VolumeSet {
-    /// Opens what is in the folder. A volume whose header is damaged was never acknowledged
+    /// Opens what is in the folder; new volumes get numbers from `first` on. A volume whose header is damaged was never acknowledged
     /// anything (the header is synced before the first needle) or is unreadable: it is set aside.
-    pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> io::Result<VolumeSet> {
+    pub fn open(disk: Arc<dyn Disk>, folder: &Path, first: u32) -> io::Result<VolumeSet> {
         let mut open = BTreeMap::new();
         for name in disk.list(folder)? {
             let Some(number) = name.strip_suffix(".vol").and_then(|n| u32::from_str_radix(n, 16).ok()) else {
@@ -62,7 +66,8 @@ impl VolumeSet {
                 Err(error) => return Err(error),
             }
         }
-        Ok(VolumeSet { disk, folder: folder.to_owned(), open: RwLock::new(open) })
+        let next = open.last_key_value().map_or(1, |(last, _)| last + 1).max(first);
+        Ok(VolumeSet { disk, folder: folder.to_owned(), open: RwLock::new(open), next: next.into() })
     }
 
     /// A volume by number.
@@ -83,10 +88,10 @@ impl VolumeSet {
 
     /// Begins a new volume after all others. Its header is on stable storage.
     pub fn create(&self) -> io::Result<Arc<Volume>> {
-        let mut number = self.open.read().last_key_value().map_or(1, |(last, _)| last + 1);
+        let mut number = self.next.fetch_add(1, Ordering::AcqRel);
         // A number whose file is there already is one that was set aside.
         while self.disk.open(&self.path(number)).is_ok() {
-            number += 1;
+            number = self.next.fetch_add(1, Ordering::AcqRel);
         }
         let salt = Salt(rand::rng().next_u32());
         let file = self.disk.create(&self.path(number))?;
@@ -96,6 +101,11 @@ impl VolumeSet {
         let volume = Arc::new(Volume { number, salt, file });
         self.open.write().insert(number, volume.clone());
         Ok(volume)
+    }
+
+    /// Every volume to come has at least this number.
+    pub fn next_number(&self) -> u32 {
+        self.next.load(Ordering::Acquire)
     }
 
     /// Deletes a volume; those who read it finish undisturbed.

@@ -59,7 +59,7 @@ pub struct Writer {
 }
 
 /// Bytes that serialize as themselves, without a length.
-struct Raw<'a>(&'a [u8]);
+pub struct Raw<'a>(pub &'a [u8]);
 
 impl Serialize for Raw<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

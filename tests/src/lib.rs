@@ -1,7 +1,11 @@
-//! Starts the real program for end-to-end tests, and talks to it.
+//! Starts the real program for end-to-end tests, talks to it, and knows what it may answer after a crash.
 
 mod client;
+mod ledger;
+mod load;
 mod store;
 
 pub use client::{Answer, Client};
-pub use store::Store;
+pub use ledger::{Depth, Ledger, content};
+pub use load::{load, write};
+pub use store::{Endpoints, Store, program};

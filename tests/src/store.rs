@@ -13,29 +13,77 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running store. Dropped, it is killed.
 pub struct Store {
-    folder: TempDir,
+    folder: Folder,
     child: Child,
     endpoints: Endpoints,
 }
 
-#[derive(Deserialize)]
-struct Endpoints {
-    swift: Swift,
+/// Where the data are.
+enum Folder {
+    /// Deleted with the store.
+    Own(TempDir),
+    /// Somebody else's.
+    Given(PathBuf),
 }
 
-#[derive(Deserialize)]
-struct Swift {
-    auth_url: String,
-    user: String,
-    key: String,
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Folder::Own(folder) => folder.path(),
+            Folder::Given(path) => path,
+        }
+    }
+}
+
+/// How a store is reached: its `endpoints.json`.
+#[derive(Clone, Deserialize)]
+pub struct Endpoints {
+    /// For Swift.
+    pub swift: Swift,
+    /// For S3.
+    pub s3: S3,
+}
+
+/// How to log in to Swift.
+#[derive(Clone, Deserialize)]
+pub struct Swift {
+    /// The log-in URL.
+    pub auth_url: String,
+    /// The user.
+    pub user: String,
+    /// The user's key.
+    pub key: String,
+}
+
+/// How to sign for S3.
+#[derive(Clone, Deserialize)]
+pub struct S3 {
+    /// The endpoint.
+    pub url: String,
+    /// The access key.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
 }
 
 impl Store {
     /// Starts a new, empty store.
     pub fn start() -> Result<Store> {
+        Store::start_with(&[])
+    }
+
+    /// Starts a new, empty store with more arguments of `kodiak up`.
+    pub fn start_with(arguments: &[&str]) -> Result<Store> {
         let folder = TempDir::with_prefix("kodiak-e2e-")?;
-        let (child, endpoints) = spawn(folder.path())?;
-        Ok(Store { folder, child, endpoints })
+        let (child, endpoints) = spawn(folder.path(), arguments)?;
+        Ok(Store { folder: Folder::Own(folder), child, endpoints })
+    }
+
+    /// Starts a store in a folder that outlives it.
+    pub fn start_in(folder: &Path, arguments: &[&str]) -> Result<Store> {
+        std::fs::create_dir_all(folder)?;
+        let (child, endpoints) = spawn(folder, arguments)?;
+        Ok(Store { folder: Folder::Given(folder.to_owned()), child, endpoints })
     }
 
     /// Kills the process with no chance to tidy up, as a crash does.
@@ -45,16 +93,40 @@ impl Store {
         Ok(())
     }
 
+    /// Stops it properly.
+    pub fn stop(&mut self) -> Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Starts it again on the same data; how long it took to be healthy.
     pub fn restart(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        (self.child, self.endpoints) = spawn(self.folder.path())?;
+        (self.child, self.endpoints) = spawn(self.folder.path(), &[])?;
         Ok(begun.elapsed())
     }
 
     /// The data folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// How it is reached.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// `host:port` of it.
+    pub fn address(&self) -> &str {
+        self.endpoints.s3.url.trim_start_matches("http://")
+    }
+
+    /// Changes the configuration, from the next start on.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let file = self.folder.path().join("kodiak.toml");
+        Ok(std::fs::write(&file, change(std::fs::read_to_string(&file)?))?)
     }
 
     /// The log-in URL, user and key.
@@ -70,6 +142,13 @@ impl Store {
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
         Ok(kibibytes * 1024)
     }
+
+    /// Bytes that the process has written, to files above all.
+    pub fn written(&self) -> Result<u64> {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = counts.lines().find_map(|line| line.strip_prefix("wchar:")).context("wchar")?;
+        Ok(line.trim().parse()?)
+    }
 }
 
 impl Drop for Store {
@@ -80,7 +159,7 @@ impl Drop for Store {
     }
 }
 
-fn spawn(folder: &Path) -> Result<(Child, Endpoints)> {
+fn spawn(folder: &Path, arguments: &[&str]) -> Result<(Child, Endpoints)> {
     let file = folder.join("endpoints.json");
     if file.exists() {
         std::fs::remove_file(&file)?;
@@ -90,6 +169,7 @@ fn spawn(folder: &Path) -> Result<(Child, Endpoints)> {
     let mut child = Command::new(&program)
         .args(["up", "--listen", "127.0.0.1:0", "--data"])
         .arg(folder)
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
@@ -109,7 +189,7 @@ fn spawn(folder: &Path) -> Result<(Child, Endpoints)> {
 }
 
 /// The program: `$KODIAK`, or the one that was built with this test.
-fn program() -> Result<PathBuf> {
+pub fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KODIAK") {
         return Ok(path.into());
     }

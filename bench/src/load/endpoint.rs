@@ -21,7 +21,7 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 /// What it escapes in a query.
 const QUERY: &AsciiSet = &PATH.add(b'/');
 
-/// The file that `kodiak up` writes.
+/// The file that `kodiak up` writes, and `bench/peers` for other stores.
 #[derive(Clone, Debug, Deserialize)]
 pub struct EndpointsFile {
     /// The Swift API.
@@ -30,6 +30,9 @@ pub struct EndpointsFile {
     pub s3: Option<S3Entry>,
     /// The server's process.
     pub pid: Option<u32>,
+    /// Its processes, where it has several.
+    #[serde(default)]
+    pub pids: Vec<u32>,
 }
 
 /// A login to Swift.

@@ -217,7 +217,7 @@ fn endpoint(args: &LoadArgs, pids: &mut Vec<u32>) -> anyhow::Result<(Endpoint, A
     if let Some(path) = &args.endpoints {
         let file = EndpointsFile::read(path)?;
         if pids.is_empty() {
-            pids.extend(file.pid);
+            pids.extend(file.pid.into_iter().chain(file.pids));
         }
         let missing = || format!("{} names no {:?} endpoint", path.display(), args.api);
         return Ok(match args.api {

@@ -16,7 +16,7 @@ use crate::facts::Machine;
 #[derive(Subcommand, Clone, Debug)]
 pub enum MicroCommand {
     /// Lookups and rebalances of a large ring
-    Ring(MicroArgs),
+    Ring(ring::RingArgs),
     /// Durable 4 KiB writes of a storage node, beside a file for each object
     Volume(volume::VolumeArgs),
     /// Listings of containers

@@ -1,17 +1,38 @@
-//! Lookups and rebalances of 2^18 partitions with 3 replicas on 1,000 devices.
+//! Lookups and rebalances of a large ring.
 
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Instant;
 
+use anyhow::ensure;
+use clap::Args;
 use kodiak_ring::{NewDevice, PlacementKey, Ring, RingBuilder};
 use serde::Serialize;
 
 use super::{MicroArgs, write_json};
 use crate::table::{Table, nanoseconds};
 
+/// What `micro ring` takes.
+#[derive(Args, Clone, Debug)]
+pub struct RingArgs {
+    /// The ring has 2 to the power of this partitions
+    #[arg(long, default_value_t = 18)]
+    part_power: u8,
+    /// Replicas of each
+    #[arg(long, default_value_t = 3)]
+    replicas: u8,
+    /// Devices, ten to a node, in two regions of five zones; at least 100
+    #[arg(long, default_value_t = 1000)]
+    devices: u32,
+    #[command(flatten)]
+    common: MicroArgs,
+}
+
 #[derive(Serialize)]
 struct Figures {
+    part_power: u8,
+    replicas: u8,
+    devices: u32,
     rebalances: Vec<Rebalance>,
     lookups: Vec<Lookup>,
 }
@@ -32,10 +53,13 @@ struct Lookup {
 }
 
 /// Runs it.
-pub fn main(args: &MicroArgs) -> anyhow::Result<()> {
-    let mut builder = RingBuilder::new(18, 3.0, 0, 1)?;
-    let rebalances = rebalances(&mut builder)?;
-    let mut table = Table::new(&["2^18 partitions × 3, 1,000 devices", "took", "moves", "least possible"]);
+pub fn main(args: &RingArgs) -> anyhow::Result<()> {
+    let RingArgs { part_power, replicas, devices, ref common } = *args;
+    ensure!(devices >= 100, "--devices must be 100 or more");
+    let mut builder = RingBuilder::new(part_power, f64::from(replicas), 0, 1)?;
+    let rebalances = rebalances(&mut builder, devices)?;
+    let shape = format!("2^{part_power} partitions × {replicas}, {devices} devices");
+    let mut table = Table::new(&[&shape, "took", "moves", "least possible"]);
     for one in &rebalances {
         let (took, least) = (nanoseconds(one.seconds * 1e9), one.least_moves.to_string());
         table.row(vec![one.change.clone(), took, one.moves.to_string(), least]);
@@ -47,26 +71,28 @@ pub fn main(args: &MicroArgs) -> anyhow::Result<()> {
         table.row(vec![one.what.to_string(), nanoseconds(one.nanoseconds)]);
     }
     print!("{table}");
-    write_json(args.json.as_deref(), "ring", &Figures { rebalances, lookups })
+    let figures = Figures { part_power, replicas, devices, rebalances, lookups };
+    write_json(common.json.as_deref(), "ring", &figures)
 }
 
-fn rebalances(builder: &mut RingBuilder) -> anyhow::Result<Vec<Rebalance>> {
+fn rebalances(builder: &mut RingBuilder, devices: u32) -> anyhow::Result<Vec<Rebalance>> {
     builder.set_overload(0.1)?;
-    for i in 0..1000 {
+    for i in 0..devices {
+        let (region, zone) = (i * 2 / devices, i * 10 / devices);
         let node = format!("node-{}", i / 10);
-        builder.add_device(NewDevice::new(i / 500, i / 100, &node, &format!("d{}", i % 10)))?;
+        builder.add_device(NewDevice::new(region, zone, &node, &format!("d{}", i % 10)))?;
     }
     let mut rebalances = vec![rebalance("first rebalance", builder)?];
     builder.add_device(NewDevice::new(0, 0, "node-0", "new"))?;
     rebalances.push(rebalance("one device added", builder)?);
-    builder.remove_device(500)?;
+    builder.remove_device(devices / 2)?;
     rebalances.push(rebalance("one device removed", builder)?);
-    builder.set_weight(700, 200.0)?;
+    builder.set_weight(devices / 2 + 1, 200.0)?;
     rebalances.push(rebalance("one device's weight doubled", builder)?);
-    for i in 0..100 {
+    for i in 0..devices / 10 {
         builder.add_device(NewDevice::new(1, 10, &format!("late-{}", i / 10), &format!("d{}", i % 10)))?;
     }
-    rebalances.push(rebalance("a zone of 100 devices added", builder)?);
+    rebalances.push(rebalance(&format!("a zone of {} devices added", devices / 10), builder)?);
     Ok(rebalances)
 }
 

@@ -9,6 +9,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::store::StoreError;
@@ -34,16 +35,13 @@ pub fn streamed(stream: impl Stream<Item = Result<Bytes, StoreError>> + Send + '
 /// Why a request's body cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestBodyError {
-    /// Nothing came for a minute.
+    /// Nothing came for too long.
     #[error("the request body took too long")]
     TimedOut,
     /// The connection broke, or the body ended before its length.
     #[error("the request body ended early")]
     CutShort,
 }
-
-/// A client that sends nothing of its body for this long is given up, as in Swift.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// Bytes of a body that are read although nobody wants them any more.
 const DRAIN: u64 = 1 << 20;
@@ -56,23 +54,37 @@ const LINGER_TIME: Duration = Duration::from_secs(30);
 enum Source {
     Incoming(hyper::body::Incoming),
     Full(Full<Bytes>),
+    Pieces { pieces: Pieces, left: Option<u64> },
 }
+
+/// Bytes that another part of the program sends, or why there are no more.
+pub type Pieces = mpsc::Receiver<Result<Bytes, RequestBodyError>>;
 
 /// The body of a request: from a connection, or given whole.
 pub struct RequestBody {
     source: Source,
+    /// How long the client may send nothing.
+    patience: Duration,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
 impl RequestBody {
-    /// A body from a connection.
-    pub fn incoming(body: hyper::body::Incoming) -> RequestBody {
-        RequestBody { source: Source::Incoming(body), idle: None }
+    /// A body from a connection, whose client is given up when it sends nothing for `patience`.
+    pub fn incoming(body: hyper::body::Incoming, patience: Duration) -> RequestBody {
+        RequestBody { source: Source::Incoming(body), patience, idle: None }
     }
 
     /// A body with these bytes.
     pub fn full(bytes: impl Into<Bytes>) -> RequestBody {
-        RequestBody { source: Source::Full(Full::new(bytes.into())), idle: None }
+        RequestBody { source: Source::Full(Full::new(bytes.into())), patience: Duration::MAX, idle: None }
+    }
+
+    /// A body that comes from elsewhere in the program. With a length, it is cut short if the sender goes
+    /// away before; without one, that ends it.
+    pub fn pieces(pieces: Pieces, length: Option<u64>) -> RequestBody {
+        let source = Source::Pieces { pieces, left: length };
+        // Whoever sends the pieces has its own patience with the client.
+        RequestBody { source, patience: Duration::MAX, idle: None }
     }
 
     /// Its length, where it is known.
@@ -153,12 +165,24 @@ impl Body for RequestBody {
         let polled = match &mut this.source {
             Source::Incoming(body) => Pin::new(body).poll_frame(cx),
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Pieces { left: Some(0), .. } => return Poll::Ready(None),
+            Source::Pieces { pieces, left } => {
+                return pieces.poll_recv(cx).map(|piece| match piece {
+                    Some(Ok(bytes)) => {
+                        *left = left.map(|left| left.saturating_sub(bytes.len() as u64));
+                        Some(Ok(Frame::data(bytes)))
+                    }
+                    Some(Err(error)) => Some(Err(error)),
+                    None => left.map(|_| Err(RequestBodyError::CutShort)),
+                });
+            }
         };
         if let Poll::Ready(frame) = polled {
             this.idle = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(|_| RequestBodyError::CutShort)));
         }
-        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(IDLE)));
+        let patience = this.patience;
+        let idle = this.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         idle.as_mut().poll(cx).map(|()| Some(Err(RequestBodyError::TimedOut)))
     }
 
@@ -166,6 +190,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
+            Source::Pieces { left, .. } => *left == Some(0),
         }
     }
 
@@ -173,6 +198,7 @@ impl Body for RequestBody {
         match &self.source {
             Source::Incoming(body) => body.size_hint(),
             Source::Full(body) => body.size_hint(),
+            Source::Pieces { left, .. } => left.map(SizeHint::with_exact).unwrap_or_default(),
         }
     }
 }

@@ -34,6 +34,11 @@ pub trait Front: Send + Sync + 'static {
     /// A short name for logs and metrics: `swift`, `s3`.
     fn name(&self) -> &'static str;
 
+    /// Whether requests for this host are the front's, whatever their path.
+    fn claims(&self, _host: &str) -> bool {
+        false
+    }
+
     /// Answers one request. Never fails: errors are answers.
     async fn handle(
         &self,

@@ -50,7 +50,8 @@ impl ManifestEntry {
         let Some(range) = &self.range else { return 0..self.bytes };
         let (first, last) = range.split_once('-').unwrap_or((range, ""));
         let first = first.parse().unwrap_or(0);
-        first..last.parse::<u64>().map_or(self.bytes, |last| last + 1)
+        let end = last.parse::<u64>().map_or(self.bytes, |last| last.saturating_add(1));
+        first..end.max(first)
     }
 
     /// The segment, in the account of the manifest.

@@ -17,7 +17,7 @@ use crate::store::StoreError;
 const MAX_BUCKETS: usize = 10_000;
 
 #[derive(Deserialize)]
-struct CreateBucketConfiguration {
+pub(super) struct CreateBucketConfiguration {
     #[serde(rename = "LocationConstraint")]
     location: Option<String>,
 }

@@ -41,7 +41,7 @@ const ABORTING: &str = "x-object-sysmeta-s3-upload-aborting";
 const UPLOAD_ID: &str = "x-object-sysmeta-s3-upload-id";
 
 #[derive(Deserialize)]
-struct CompleteMultipartUpload {
+pub(super) struct CompleteMultipartUpload {
     #[serde(rename = "Part", default)]
     parts: Vec<NamedPart>,
 }

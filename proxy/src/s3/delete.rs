@@ -18,7 +18,7 @@ const MAX_KEYS: usize = 1000;
 pub(super) const AT_ONCE: usize = 32;
 
 #[derive(Deserialize)]
-struct Delete {
+pub(super) struct Delete {
     #[serde(rename = "Object", default)]
     objects: Vec<Named>,
     #[serde(rename = "Quiet", default)]

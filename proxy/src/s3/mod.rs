@@ -17,6 +17,8 @@ mod configuration;
 mod copy;
 mod delete;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod list;
 mod metadata;
 mod multipart;

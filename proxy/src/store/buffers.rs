@@ -2,7 +2,7 @@
 //! in all, and used again, so that the kernel need not clear new pages for each block.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kodiak_storage_api::BLOCK_SIZE;
@@ -15,6 +15,8 @@ use super::StoreError;
 const ALL: usize = 256 << 20;
 /// How long an upload waits for a buffer before it is told that the store is too busy.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A client that takes longer to fill a buffer gives it up when there is none left for others.
+const SLOW: Duration = Duration::from_secs(60);
 /// Buffers that stay when nobody needs them: what a few uploads keep busy.
 const IDLE: usize = 8;
 /// Alignment of memory that is written past the page cache.
@@ -35,7 +37,8 @@ pub(super) struct Buffer {
     len: usize,
     blake3: blake3::Hasher,
     idle: Idle,
-    _room: OwnedSemaphorePermit,
+    taken: Instant,
+    room: OwnedSemaphorePermit,
 }
 
 impl Buffers {
@@ -50,7 +53,7 @@ impl Buffers {
         let memory = self.idle.lock().pop().unwrap_or_else(|| vec![0; BLOCK_SIZE + PAGE]);
         let begin = memory.as_ptr().align_offset(PAGE);
         let (blake3, idle) = (blake3::Hasher::new(), self.idle.clone());
-        Ok(Buffer { memory, begin, len: 0, blake3, idle, _room: room })
+        Ok(Buffer { memory, begin, len: 0, blake3, idle, taken: Instant::now(), room })
     }
 }
 
@@ -68,6 +71,11 @@ impl Buffer {
 
     pub(super) fn is_full(&self) -> bool {
         self.len == BLOCK_SIZE
+    }
+
+    /// Whether it has been filling for too long while others wait.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.room.semaphore().available_permits() == 0 && self.taken.elapsed() > SLOW
     }
 
     /// BLAKE3 of its content.

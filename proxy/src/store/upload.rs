@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kodiak_storage_api::{
     BLOCK_SIZE, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
 };
@@ -14,6 +14,8 @@ use super::buffers::Buffer;
 use super::digest::{self, Md5Chain};
 use super::{SharedStore, Store, StoreError, quorum};
 
+/// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
+const SMALL_PIECE: usize = 4096;
 /// Blocks of one upload that are hashed or written at once.
 const BLOCKS_AT_ONCE: usize = 4;
 
@@ -25,6 +27,9 @@ pub struct Upload {
     inline_max: usize,
     /// A body that is small so far.
     pending: Vec<Bytes>,
+    /// Tiny pieces that follow `pending`.
+    tiny: BytesMut,
+    /// Bytes of both.
     pending_len: usize,
     /// The block that is being gathered.
     buffer: Option<Buffer>,
@@ -63,6 +68,7 @@ impl Store {
             path,
             inline_max: if always_blocks { 0 } else { INLINE_MAX },
             pending: Vec::new(),
+            tiny: BytesMut::new(),
             pending_len: 0,
             buffer: None,
             written: 0,
@@ -116,14 +122,35 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         self.written += bytes.len() as u64;
         if self.is_small() && self.pending_len + bytes.len() <= self.inline_max {
-            self.pending_len += bytes.len();
-            self.pending.push(bytes);
+            self.keep(bytes);
             return Ok(());
         }
-        for piece in std::mem::take(&mut self.pending) {
+        for piece in self.kept() {
             self.fill(&piece).await?;
         }
         self.fill(&bytes).await
+    }
+
+    fn keep(&mut self, bytes: Bytes) {
+        let first = self.pending_len == 0;
+        self.pending_len += bytes.len();
+        if bytes.len() < SMALL_PIECE && !first {
+            self.tiny.extend_from_slice(&bytes);
+            return;
+        }
+        if !self.tiny.is_empty() {
+            self.pending.push(std::mem::take(&mut self.tiny).freeze());
+        }
+        self.pending.push(bytes);
+    }
+
+    /// What was kept.
+    fn kept(&mut self) -> Vec<Bytes> {
+        let mut pieces = std::mem::take(&mut self.pending);
+        if !self.tiny.is_empty() {
+            pieces.push(std::mem::take(&mut self.tiny).freeze());
+        }
+        pieces
     }
 
     /// Whether nothing went to a block yet.
@@ -135,6 +162,7 @@ impl Upload {
     async fn fill(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         while !bytes.is_empty() {
             let buffer = match &mut self.buffer {
+                Some(buffer) if buffer.is_overdue() => return Err(StoreError::Overloaded),
                 Some(buffer) => buffer,
                 None => self.buffer.insert(self.blocks.store.buffers.take().await?),
             };
@@ -149,7 +177,7 @@ impl Upload {
     /// Ends the upload: all its blocks are on stable storage and its MD5 is known.
     pub async fn finish(mut self) -> Result<Staged, StoreError> {
         if self.is_small() {
-            let (md5, inline) = digest::md5(std::mem::take(&mut self.pending), self.pending_len).await?;
+            let (md5, inline) = digest::md5(self.kept(), self.pending_len).await?;
             return Ok(self.staged(md5, inline, Layout::Inline));
         }
         self.send_block().await?;

@@ -4,6 +4,8 @@ use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{DirectoryInfo, Timestamp};
 
 use super::SwiftFront;
+use super::account_acl;
+use super::auth::Want;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
 use super::listing::{self, Format, Listed};
@@ -23,7 +25,7 @@ impl SwiftFront {
     }
 
     async fn read_account(&self, call: &Call) -> Answer {
-        self.require_owner(call)?;
+        self.require(call, Want::Read).await?;
         let format = Format::of(call)?;
         let query = listing::query(call)?;
         let info = match self.store.account(call.account()).await {
@@ -34,7 +36,10 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         };
         let builder = account_headers(info.as_ref(), call.by_owner());
-        let builder = self.policy_headers(builder, call.account(), info.as_ref()).await?;
+        let mut builder = self.policy_headers(builder, call.account(), info.as_ref()).await?;
+        for (name, quota) in info.iter().flat_map(|info| self.shown_quotas(&info.directory)) {
+            builder = builder.header(name, quota);
+        }
         let entries = match &info {
             Some(info) if !call.is_head() => {
                 let mut page = self.store.list_containers(call.account(), query).await?.entries;
@@ -53,24 +58,32 @@ impl SwiftFront {
     }
 
     async fn post_account(&self, call: &Call) -> Answer {
-        self.require_owner(call)?;
-        metadata::check(&call.headers, Kind::Account)?;
-        let changes = metadata::directory_changes(&call.headers, Kind::Account, true)?;
+        self.require_owner(call).await?;
+        let changes = self.account_changes(call)?;
         match self.store.account(call.account()).await {
             Ok(info) => check_merged(&info, Kind::Account, &changes)?,
             Err(StoreError::NoAccount) => {}
             Err(error) => return Err(error.into()),
         }
         self.store.create_account(call.account(), changes).await?;
+        self.unlimited.forget(call.account());
         done(StatusCode::NO_CONTENT)
     }
 
     async fn put_account(&self, call: &Call) -> Answer {
         self.require_reseller_admin(call)?;
-        metadata::check(&call.headers, Kind::Account)?;
-        let changes = metadata::directory_changes(&call.headers, Kind::Account, true)?;
+        let changes = self.account_changes(call)?;
         let created = self.store.create_account(call.account(), changes).await?;
+        self.unlimited.forget(call.account());
         done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })
+    }
+
+    fn account_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
+        metadata::check(&call.headers, Kind::Account)?;
+        let mut changes = metadata::directory_changes(&call.headers, Kind::Account, true)?;
+        changes.extend(account_acl::change(&call.headers)?);
+        changes.extend(self.quota_changes(call)?);
+        Ok(changes)
     }
 
     async fn delete_account(&self, call: &Call) -> Answer {
@@ -118,6 +131,9 @@ fn account_headers(info: Option<&DirectoryInfo>, owner: bool) -> http::response:
         .header("x-account-bytes-used", stats.bytes)
         .header("x-timestamp", created.to_string())
         .header("accept-ranges", "bytes");
+    if let Some(list) = info.and_then(|info| account_acl::shown(&info.directory)).filter(|_| owner) {
+        builder = builder.header(account_acl::HEADER, list);
+    }
     for (name, held) in info.iter().flat_map(|info| &info.directory.headers) {
         let secret = name.starts_with("x-account-meta-temp-url-key") && !owner;
         if name.starts_with("x-account-meta-") && !held.value.is_empty() && !secret {

@@ -5,10 +5,12 @@ use kodiak_auth::{AuthError, Principal, Secret};
 use kodiak_storage_api::{Directory, DirectoryInfo};
 
 use super::SwiftFront;
+use super::account_acl::{self, Level};
 use super::acl::AccessList;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
 use crate::http::{empty, header};
+use crate::store::StoreError;
 
 /// What somebody wants to do with a container or an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,8 +67,32 @@ impl SwiftFront {
     }
 
     /// Lets the owners of the account pass.
-    pub(super) fn require_owner(&self, call: &Call) -> Result<(), SwiftError> {
+    pub(super) async fn require_owner(&self, call: &Call) -> Result<(), SwiftError> {
+        self.consult_account(call).await?;
         if call.by_owner() { Ok(()) } else { Err(denied(call)) }
+    }
+
+    /// Lets those pass whom the account as a whole lets do this.
+    pub(super) async fn require(&self, call: &Call, want: Want) -> Result<(), SwiftError> {
+        self.consult_account(call).await?;
+        if of_account(call, call.account(), want) { Ok(()) } else { Err(denied(call)) }
+    }
+
+    /// Looks up what the account's access list lets the asker do, unless that is known or does not matter:
+    /// an owner's request reads no account.
+    pub(super) async fn consult_account(&self, call: &Call) -> Result<(), SwiftError> {
+        let Some(principal) = &call.principal else { return Ok(()) };
+        if call.by_owner() || call.level.get().is_some() {
+            return Ok(());
+        }
+        let level = match self.store.account(call.account()).await {
+            Ok(info) => account_acl::level(&info.directory, principal),
+            Err(StoreError::NoAccount) => Level::Nothing,
+            Err(error) => return Err(error.into()),
+        };
+        // Whoever was first has read the same.
+        let _ = call.level.set(level);
+        Ok(())
     }
 
     /// Lets only administrators of all accounts pass.
@@ -77,9 +103,18 @@ impl SwiftFront {
         }
     }
 
-    /// Checks a request for a container or its objects against the container's access lists.
-    pub(super) fn authorize(&self, call: &Call, container: &Directory, want: Want) -> Result<(), SwiftError> {
-        if allowed(call, container, want) { Ok(()) } else { Err(denied(call)) }
+    /// Checks a request for a container or its objects against the access lists of the container, and
+    /// then against that of the account.
+    pub(super) async fn authorize(
+        &self,
+        call: &Call,
+        container: &Directory,
+        want: Want,
+    ) -> Result<(), SwiftError> {
+        if !allowed(call, container, want) {
+            self.require(call, want).await?;
+        }
+        Ok(())
     }
 
     /// The call's container, if the asker may do this with it. Somebody who may not is not told
@@ -87,12 +122,12 @@ impl SwiftFront {
     pub(super) async fn container_for(&self, call: &Call, want: Want) -> Result<DirectoryInfo, SwiftError> {
         match self.store.container(call.account(), call.container()).await {
             Ok(info) => {
-                self.authorize(call, &info.directory, want)?;
+                self.authorize(call, &info.directory, want).await?;
                 Ok(info)
             }
             Err(error) => {
-                if !call.preauthorized {
-                    self.require_owner(call)?;
+                if call.preauthorized.is_none() {
+                    self.require(call, want).await?;
                 }
                 Err(error.into())
             }
@@ -100,11 +135,22 @@ impl SwiftFront {
     }
 }
 
-/// Whether the container's access lists let the asker do this.
+/// Whether an account lets the asker do this with its containers. Only the list of the request's own
+/// account is looked up: links into other accounts follow the lists of containers.
+fn of_account(call: &Call, account: &str, want: Want) -> bool {
+    let owned = call.principal.as_ref().is_some_and(|principal| principal.owns(account));
+    owned || (account == call.account() && call.level.get().is_some_and(|level| level.permits(want)))
+}
+
+/// Whether the container's access lists let the asker do this, or that of the account, if it has been
+/// looked up.
 pub(super) fn allowed(call: &Call, container: &Directory, want: Want) -> bool {
+    if let Some(scope) = &call.preauthorized {
+        return scope.covers(&container.name);
+    }
     // The container's account, which is not always the request's: links and segments lead elsewhere.
     let account = container.name.split('/').next().unwrap_or("");
-    if call.preauthorized || call.principal.as_ref().is_some_and(|principal| principal.owns(account)) {
+    if of_account(call, account, want) {
         return true;
     }
     let list = match want {
@@ -131,9 +177,14 @@ pub(super) fn denied(call: &Call) -> SwiftError {
 }
 
 pub(super) fn unauthorized(call: Option<&Call>) -> SwiftError {
+    challenge(SwiftError::status(StatusCode::UNAUTHORIZED), call)
+}
+
+/// Names the realm that a 401 is of.
+pub(super) fn challenge(error: SwiftError, call: Option<&Call>) -> SwiftError {
     let realm = call.map_or("unknown", |call| call.account());
     let realm = percent_encoding::utf8_percent_encode(realm, super::error::PATH);
-    SwiftError::status(StatusCode::UNAUTHORIZED).with(WWW_AUTHENTICATE, &format!("Swift realm=\"{realm}\""))
+    error.with(WWW_AUTHENTICATE, &format!("Swift realm=\"{realm}\""))
 }
 
 fn unavailable(why: &str) -> SwiftError {

@@ -1,14 +1,13 @@
 //! Bulk delete: many names in one request.
 
-use http::{Method, Response, StatusCode};
-use serde_json::json;
+use http::{Method, StatusCode};
 
 use super::SwiftFront;
 use super::auth::Want;
+use super::bulk_report::Report;
 use super::call::{Call, Target, decode};
-use super::error::{Answer, SwiftError};
-use super::listing::Format;
-use crate::http::{RequestBody, full};
+use super::error::{Answer, SwiftError, status_line};
+use crate::http::RequestBody;
 use crate::store::Precondition;
 
 /// Names of one request.
@@ -26,7 +25,12 @@ pub(super) struct Deleted {
 }
 
 impl Deleted {
-    pub(super) fn failed(&mut self, target: &Target, status: StatusCode, what: &str) {
+    pub(super) fn failed(&mut self, target: &Target, status: StatusCode) {
+        self.failed_as(target, status, status_line(status));
+    }
+
+    /// With other words than the status has.
+    pub(super) fn failed_as(&mut self, target: &Target, status: StatusCode, what: String) {
         let name = [Some(&target.container), Some(&target.object)]
             .into_iter()
             .flatten()
@@ -34,7 +38,7 @@ impl Deleted {
             .fold(String::new(), |path, name| format!("{path}/{name}"));
         let encoded = percent_encoding::utf8_percent_encode(&name, super::error::PATH).to_string();
         self.denied |= status == StatusCode::UNAUTHORIZED;
-        self.errors.push((encoded, format!("{} {what}", status.as_u16())));
+        self.errors.push((encoded, what));
     }
 
     /// Counts what became of a name.
@@ -43,15 +47,13 @@ impl Deleted {
             Ok(()) => self.deleted += 1,
             Err(error) if error.code() == StatusCode::NOT_FOUND => self.not_found += 1,
             Err(error) => {
-                let code = error.code();
-                self.failed(&call.target, code, code.canonical_reason().unwrap_or(""));
+                self.failed(&call.target, error.code());
             }
         }
     }
 
     /// The report, in the form that the request accepts. The status of the request itself is 200.
     pub(super) fn answer(self, call: &Call) -> Answer {
-        let format = Format::of(call).unwrap_or(Format::Text);
         let status = if self.denied {
             "401 Unauthorized"
         } else if !self.errors.is_empty() {
@@ -61,29 +63,14 @@ impl Deleted {
         } else {
             "200 OK"
         };
-        let body = match format {
-            Format::Json => json!({
-                "Number Deleted": self.deleted,
-                "Number Not Found": self.not_found,
-                "Response Status": status,
-                "Response Body": "",
-                "Errors": self.errors,
-            })
-            .to_string(),
-            Format::Text | Format::Xml => {
-                let errors = self.errors.iter().map(|(name, what)| format!("{name}, {what}\n"));
-                format!(
-                    "Number Deleted: {}\nNumber Not Found: {}\nResponse Body: \nResponse Status: {status}\nErrors:\n{}",
-                    self.deleted,
-                    self.not_found,
-                    errors.collect::<String>()
-                )
-            }
-        };
-        let content_type = if format == Format::Json { "application/json" } else { "text/plain" };
-        let builder =
-            Response::builder().header("content-type", content_type).header("content-length", body.len());
-        Ok(builder.body(full(body))?)
+        Report {
+            root: "delete",
+            counts: &[("Number Deleted", self.deleted), ("Number Not Found", self.not_found)],
+            status,
+            body: "",
+            errors: &self.errors,
+        }
+        .answer(call)
     }
 }
 
@@ -120,7 +107,7 @@ impl SwiftFront {
             let object = parts.next().filter(|name| !name.is_empty());
             let target = Target { account: call.account().to_owned(), container, object };
             if target.container.is_none() || target.check_lengths().is_err() {
-                report.failed(&target, StatusCode::BAD_REQUEST, "Bad Request");
+                report.failed(&target, StatusCode::BAD_REQUEST);
                 continue;
             }
             self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;

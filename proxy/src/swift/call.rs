@@ -1,12 +1,16 @@
 //! A request as Swift sees it: whose, of what, with which parameters.
 
+use std::sync::OnceLock;
+
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use kodiak_auth::Principal;
 use kodiak_storage_api::ObjectPath;
 use percent_encoding::percent_decode_str;
 
+use super::account_acl::Level;
 use super::error::SwiftError;
+use super::tempurl::Scope;
 use crate::http::header;
 
 /// What a path names.
@@ -134,6 +138,11 @@ impl Query {
         self.get(name).filter(|value| !value.is_empty()).map(str::to_owned)
     }
 
+    /// Drops all other parameters.
+    pub(super) fn keep(&mut self, names: &[&str]) {
+        self.0.retain(|(name, _)| names.contains(&name.as_str()));
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
@@ -153,30 +162,47 @@ pub(super) fn is_true(value: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) method: Method,
+    /// As the client sent it.
+    pub(super) uri: Uri,
     pub(super) target: Target,
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
     /// Who asks; none: anybody.
     pub(super) principal: Option<Principal>,
-    /// A signed URL has already decided that this request may be.
-    pub(super) preauthorized: bool,
+    /// A signed URL has already decided what this request may do.
+    pub(super) preauthorized: Option<Scope>,
+    /// What the account's access list lets the asker do, once that has been looked up.
+    pub(super) level: OnceLock<Level>,
 }
 
 impl Call {
-    pub(super) fn parse(parts: Parts) -> Result<Call, SwiftError> {
+    /// Reads a request; `path` replaces the path that it names.
+    pub(super) fn parse(parts: Parts, path: Option<&str>) -> Result<Call, SwiftError> {
         Ok(Call {
-            target: Target::parse(parts.uri.path())?,
+            target: Target::parse(path.unwrap_or_else(|| parts.uri.path()))?,
             query: Query::parse(parts.uri.query().unwrap_or(""))?,
             method: parts.method,
+            uri: parts.uri,
             headers: parts.headers,
             principal: None,
-            preauthorized: false,
+            preauthorized: None,
+            level: OnceLock::new(),
         })
     }
 
     /// The same asker's request for something else.
     pub(super) fn with_target(&self, method: Method, target: Target) -> Call {
-        Call { method, target, ..self.clone() }
+        let mut call = Call { method, target, ..self.clone() };
+        if call.target.account != self.target.account {
+            call.level = OnceLock::new();
+        }
+        call
+    }
+
+    /// The same request for another object of the container.
+    pub(super) fn with_object(&self, object: String) -> Call {
+        let target = Target { object: Some(object), ..self.target.clone() };
+        self.with_target(self.method.clone(), target)
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
@@ -203,6 +229,7 @@ impl Call {
     /// Whether the asker owns the account: sees what only owners see.
     pub(super) fn by_owner(&self) -> bool {
         self.principal.as_ref().is_some_and(|principal| principal.owns(&self.target.account))
+            || self.level.get() == Some(&Level::Admin)
     }
 }
 

@@ -10,7 +10,7 @@ use super::call::Call;
 use super::error::{Answer, SwiftError};
 use super::listing::{self, Format, Listed};
 use super::metadata::{self, Kind};
-use super::versions;
+use super::{quota, versions};
 use crate::http::http_date;
 use crate::store::StoreError;
 
@@ -102,7 +102,7 @@ impl SwiftFront {
     }
 
     async fn put_container(&self, call: &Call) -> Answer {
-        self.require_owner(call)?;
+        self.require(call, Want::Own).await?;
         let mut changes = self.container_changes(call)?;
         let wanted = call.header("x-storage-policy").filter(|name| !name.is_empty());
         let policy =
@@ -147,7 +147,8 @@ impl SwiftFront {
 
     fn container_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
         metadata::check(&call.headers, Kind::Container)?;
-        let mut changes = metadata::directory_changes(&call.headers, Kind::Container, true)?;
+        quota::check_container(&call.headers)?;
+        let mut changes = metadata::directory_changes(&call.headers, Kind::Container, call.by_owner())?;
         // Every PUT and POST is a modification, even one that changes nothing.
         changes.push((MODIFIED.into(), self.store.now().to_string()));
         Ok(changes)

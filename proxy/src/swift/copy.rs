@@ -68,6 +68,7 @@ impl SwiftFront {
         if range.end - range.start > MAX_FILE {
             return Err(SwiftError::status(StatusCode::PAYLOAD_TOO_LARGE));
         }
+        self.check_quotas(call, &info, range.end - range.start).await?;
         let mut new = self.copied(call, &record)?;
         if whole_manifest && record.header(large::STATIC).is_some() {
             let entries = large::parse(&large::whole(&object).await?)?;

@@ -6,8 +6,8 @@ use http::{HeaderValue, StatusCode};
 use kodiak_storage_api::ObjectRecord;
 
 use super::SwiftFront;
-use super::auth::Want;
-use super::call::Call;
+use super::auth::{Want, allowed};
+use super::call::{Call, Target};
 use super::error::{Answer, SwiftError};
 use super::object;
 use crate::http::{Payload, Ranges, RequestedRanges, payload};
@@ -18,7 +18,15 @@ impl SwiftFront {
     /// What the asker may read, for segments that are read later.
     pub(super) fn access(&self, call: &Call) -> Access {
         let call = call.clone();
-        Arc::new(move |directory| super::auth::allowed(&call, directory, Want::Read))
+        Arc::new(move |directory| {
+            // Links lead to other accounts, where the asker is somebody else.
+            let account = directory.name.split('/').next().unwrap_or("");
+            if account == call.account() {
+                return allowed(&call, directory, Want::Read);
+            }
+            let target = Target { account: account.to_owned(), container: None, object: None };
+            allowed(&call.with_target(call.method.clone(), target), directory, Want::Read)
+        })
     }
 
     /// The large object that an object is the manifest of; none if it is a plain one.
@@ -30,7 +38,9 @@ impl SwiftFront {
         if !large::is_manifest(object.record()) {
             return Ok(None);
         }
+        self.consult_account(call).await?;
         match large::open(&self.store, &self.access(call), object).await {
+            Err(StoreError::Denied) => Err(super::auth::denied(call)),
             // What the manifest names is not there: the manifest itself is.
             Err(StoreError::NoObject | StoreError::NoContainer) => {
                 Err(SwiftError::status(StatusCode::CONFLICT))

@@ -85,6 +85,15 @@ impl SwiftError {
     }
 }
 
+/// A status and its words, as Swift's reports have them.
+pub(super) fn status_line(status: StatusCode) -> String {
+    let reason = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+        status => status.canonical_reason().unwrap_or("Error"),
+    };
+    format!("{} {reason}", status.as_u16())
+}
+
 fn page(status: StatusCode) -> String {
     let reason = status.canonical_reason().unwrap_or("Error");
     format!("<html><h1>{reason}</h1><p>{}</p></html>", explanation(status))

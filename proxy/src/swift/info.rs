@@ -1,11 +1,11 @@
 //! `/info` and `/healthcheck`.
 
 use http::{Method, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::SwiftFront;
 use super::error::{Answer, SwiftError};
-use super::{bulk, call, listing, metadata, put, slo_put, slo_report};
+use super::{bulk, call, extract, formpost, listing, metadata, put, slo_put, slo_report, tempurl};
 use crate::http::full;
 use crate::large::symlink::MAX_LINKS;
 
@@ -22,38 +22,13 @@ impl SwiftFront {
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(SwiftError::status(StatusCode::METHOD_NOT_ALLOWED));
         }
-        let policies: Vec<_> = self
-            .settings
-            .policies
-            .iter()
-            .enumerate()
-            .map(|(index, name)| match index {
-                0 => json!({ "name": name, "aliases": name, "default": true }),
-                _ => json!({ "name": name, "aliases": name }),
-            })
-            .collect();
-        let info = json!({
-            "swift": {
-                "version": concat!("kodiak-", env!("CARGO_PKG_VERSION")),
-                "policies": policies,
-                "strict_cors_mode": true,
-                "max_file_size": put::MAX_FILE,
-                "max_meta_name_length": metadata::MAX_META_NAME,
-                "max_meta_value_length": metadata::MAX_META_VALUE,
-                "max_meta_count": metadata::MAX_META_COUNT,
-                "max_meta_overall_size": metadata::MAX_META_OVERALL,
-                "max_header_size": metadata::MAX_HEADER,
-                "max_object_name_length": call::MAX_OBJECT_NAME,
-                "max_container_name_length": call::MAX_CONTAINER_NAME,
-                "max_account_name_length": call::MAX_ACCOUNT_NAME,
-                "container_listing_limit": listing::PAGE,
-                "account_listing_limit": listing::PAGE,
-                "extra_header_count": 0,
-                "account_autocreate": true,
-                "allow_account_management": true,
-                "valid_api_versions": ["v1", "v1.0"],
+        let mut info = json!({
+            "swift": self.core(),
+            "tempauth": { "account_acls": true },
+            "bulk_upload": {
+                "max_containers_per_extraction": extract::MAX_CONTAINERS,
+                "max_failed_extractions": extract::MAX_FAILED,
             },
-            "tempauth": { "account_acls": false },
             "bulk_delete": {
                 "max_deletes_per_request": bulk::MAX_DELETES,
                 "max_failed_deletes": bulk::MAX_DELETES,
@@ -76,10 +51,52 @@ impl SwiftFront {
             },
             "object_versioning": {},
             "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
+            "tempurl": tempurl::info(),
+            "formpost": formpost::info(),
+            "staticweb": {},
+            "container_quotas": {},
+            "account_quotas": {},
             "dlo": { "max_segments": listing::PAGE },
             "symlink": { "symloop_max": MAX_LINKS, "static_links": true },
         });
+        if !self.settings.storage_domains.is_empty() {
+            info["domain_remap"] = json!({ "default_reseller_prefix": null });
+        }
         text(&info.to_string(), "application/json; charset=UTF-8")
+    }
+
+    /// The part about accounts, containers and objects as such.
+    fn core(&self) -> Value {
+        let policies: Vec<_> = self
+            .settings
+            .policies
+            .iter()
+            .enumerate()
+            .map(|(index, name)| match index {
+                0 => json!({ "name": name, "aliases": name, "default": true }),
+                _ => json!({ "name": name, "aliases": name }),
+            })
+            .collect();
+        json!({
+            "version": concat!("kodiak-", env!("CARGO_PKG_VERSION")),
+            "policies": policies,
+            "strict_cors_mode": true,
+            "max_file_size": put::MAX_FILE,
+            "max_meta_name_length": metadata::MAX_META_NAME,
+            "max_meta_value_length": metadata::MAX_META_VALUE,
+            "max_meta_count": metadata::MAX_META_COUNT,
+            "max_meta_overall_size": metadata::MAX_META_OVERALL,
+            "max_header_size": metadata::MAX_HEADER,
+            "max_object_name_length": call::MAX_OBJECT_NAME,
+            "max_container_name_length": call::MAX_CONTAINER_NAME,
+            "max_account_name_length": call::MAX_ACCOUNT_NAME,
+            "container_listing_limit": listing::PAGE,
+            "account_listing_limit": listing::PAGE,
+            "extra_header_count": 0,
+            "account_autocreate": true,
+            "allow_account_management": true,
+            "valid_api_versions": ["v1", "v1.0"],
+        })
     }
 }
 

@@ -118,6 +118,9 @@ pub(super) fn directory_changes(
     let mut changes = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
+        if !owner && name.contains("-meta-temp-url-key") {
+            continue;
+        }
         if let Some(item) = name.strip_prefix(kind.remove_prefix()) {
             changes.push((format!("{}{item}", kind.prefix()), String::new()));
         } else if name.starts_with(kind.prefix()) {

@@ -20,10 +20,14 @@ impl SwiftFront {
         let info = self.container_for(call, Want::Write).await?;
         let policy = info.directory.policy;
         let path = call.object_path()?;
-        check_length(call)?;
+        let length = check_length(call)?;
+        self.check_quotas(call, &info, length.unwrap_or(0)).await?;
         let object = self.new_object(call)?;
         let condition = self.condition(call, &path, policy).await?;
         let staged = self.receive(path, policy, body).await?;
+        if length.is_none() {
+            self.check_quotas(call, &info, staged.size()).await?;
+        }
         check_etag(call, &hex::encode(staged.md5()))?;
         let written = self.store_in(&info.directory, staged, object, condition).await?;
         stamp(created(&written.record, &written.record.etag), written.version)
@@ -78,7 +82,8 @@ impl SwiftFront {
     }
 }
 
-fn check_length(call: &Call) -> Result<(), SwiftError> {
+/// The body's length, where it is said.
+fn check_length(call: &Call) -> Result<Option<u64>, SwiftError> {
     let coding = call.header("transfer-encoding").unwrap_or("chunked");
     if !coding.eq_ignore_ascii_case("chunked") {
         return Err(SwiftError::new(
@@ -91,9 +96,9 @@ fn check_length(call: &Call) -> Result<(), SwiftError> {
         Some(Ok(length)) if length > MAX_FILE => {
             Err(SwiftError::new(StatusCode::PAYLOAD_TOO_LARGE, "Your request is too large."))
         }
-        Some(Ok(_)) => Ok(()),
+        Some(Ok(length)) => Ok(Some(length)),
         Some(Err(_)) => Err(SwiftError::bad_request("Invalid Content-Length header value")),
-        None if call.headers.contains_key("transfer-encoding") => Ok(()),
+        None if call.headers.contains_key("transfer-encoding") => Ok(None),
         None => Err(SwiftError::new(StatusCode::LENGTH_REQUIRED, "Missing Content-Length header.")),
     }
 }

@@ -55,7 +55,9 @@ impl SwiftFront {
                 };
                 report.count(call, deleted.map(drop));
             }
-            Ok(_) => report.failed(&call.target, StatusCode::BAD_REQUEST, "Not an SLO manifest"),
+            Ok(_) => {
+                report.failed_as(&call.target, StatusCode::BAD_REQUEST, "400 Not an SLO manifest".into());
+            }
             Err(error) if error.code() == StatusCode::NOT_FOUND => report.count(call, Err(error)),
             Err(error) => return Err(error),
         }

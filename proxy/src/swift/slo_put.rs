@@ -3,7 +3,7 @@
 use base64::Engine;
 use futures_util::{StreamExt, stream};
 use http::{Response, StatusCode};
-use kodiak_storage_api::{Directory, DirectoryInfo, ObjectPath, ObjectRecord, VersionId};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord, VersionId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ struct Wanted {
 
 /// A segment whose form is right.
 #[derive(Clone, Debug)]
-enum Segment {
+pub(super) enum Segment {
     Object { path: ObjectPath, named: String, etag: Option<String>, size: Option<u64>, range: Option<String> },
     Data(String),
 }
@@ -66,10 +66,11 @@ impl SwiftFront {
         {
             return Err(SwiftError::status(StatusCode::LENGTH_REQUIRED));
         }
+        self.check_quotas(call, &info, text.len() as u64).await?;
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
         let object = self.new_object(call)?;
-        let manifest = Manifest { segments, object, container: info.directory };
+        let manifest = Manifest { segments, object, info };
         if call.query.is_true("heartbeat") {
             return self.put_slo_slowly(call, manifest);
         }
@@ -94,7 +95,7 @@ impl SwiftFront {
             }
         };
         let segments = entries.iter().filter_map(segment).collect();
-        self.store_slo(call, Manifest { segments, object, container: info.directory.clone() }).await
+        self.store_slo(call, Manifest { segments, object, info: info.clone() }).await
     }
 
     async fn store_slo(&self, call: &Call, manifest: Manifest) -> Answer {
@@ -113,7 +114,7 @@ impl SwiftFront {
     }
 
     pub(super) async fn try_store_slo(&self, call: &Call, manifest: Manifest) -> Result<StoredSlo, SloError> {
-        let Manifest { segments, mut object, container } = manifest;
+        let Manifest { segments, mut object, info } = manifest;
         let path = call.object_path()?;
         let (entries, problems) = self.resolve(call, segments).await?;
         if !problems.is_empty() {
@@ -121,7 +122,11 @@ impl SwiftFront {
         }
         let etag = entries_etag(&entries);
         check_etag(call, &etag)?;
-        let size: u64 = entries.iter().map(ManifestEntry::length).sum();
+        // Large objects of large objects grow a thousandfold with each level.
+        let size = entries.iter().try_fold(0, |size: u64, entry| size.checked_add(entry.length()));
+        let size = size.filter(|size| *size <= i64::MAX as u64).ok_or_else(|| {
+            SwiftError::new(StatusCode::PAYLOAD_TOO_LARGE, "The large object is too large.")
+        })?;
         object.headers.retain(|(name, _)| {
             name != large::DYNAMIC && name != large::STATIC && !name.starts_with("x-object-sysmeta-slo-")
         });
@@ -132,11 +137,12 @@ impl SwiftFront {
             vec![("slo_etag".into(), format!("\"{etag}\"")), ("slo_bytes".into(), size.to_string())];
         let manifest =
             serde_json::to_vec(&entries).map_err(|error| SwiftError::bad_request(error.to_string()))?;
-        let condition = self.condition(call, &path, container.policy).await?;
-        let mut upload = self.store.upload(path, container.policy, false);
+        let policy = info.directory.policy;
+        let condition = self.condition(call, &path, policy).await?;
+        let mut upload = self.store.upload(path, policy, false);
         upload.write(manifest.into()).await.map_err(SwiftError::from)?;
         let staged = upload.finish().await.map_err(SwiftError::from)?;
-        let Written { record, version } = self.store_in(&container, staged, object, condition).await?;
+        let Written { record, version } = self.store_in(&info.directory, staged, object, condition).await?;
         Ok(StoredSlo { record, version, etag: format!("\"{etag}\"") })
     }
 
@@ -202,7 +208,8 @@ impl SwiftFront {
 pub(super) struct Manifest {
     segments: Vec<Segment>,
     object: NewObject,
-    container: Directory,
+    /// Of the container.
+    info: DirectoryInfo,
 }
 
 /// A manifest that has been stored.
@@ -287,7 +294,7 @@ fn entry(
 }
 
 /// Reads a manifest as a client sends it.
-fn parse(text: &[u8], manifest: &ObjectPath) -> Result<Vec<Segment>, SwiftError> {
+pub(super) fn parse(text: &[u8], manifest: &ObjectPath) -> Result<Vec<Segment>, SwiftError> {
     let not_json = || SwiftError::bad_request("Manifest must be valid JSON.\n");
     let list: Value = serde_json::from_slice(text).map_err(|_| not_json())?;
     let Value::Array(list) = list else { return Err(SwiftError::bad_request("Manifest must be a list.\n")) };

@@ -4,7 +4,7 @@
 
 use http::header::{CONTENT_LOCATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode};
-use kodiak_storage_api::{Directory, ObjectPath, ObjectRecord};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
 use percent_encoding::utf8_percent_encode;
 
 use super::SwiftFront;
@@ -87,24 +87,28 @@ impl SwiftFront {
 
     /// What an object stands for, if the asker may read it: itself unless it is a link.
     pub(super) async fn follow(&self, call: &Call, object: OpenObject) -> Result<OpenObject, SwiftError> {
+        if links::is_link(object.record()) {
+            self.consult_account(call).await?;
+        }
         let followed = links::follow(&self.store, &self.access(call), object).await;
         followed.map_err(|broken| broken_link(call, *broken))
     }
 
     /// PUT with `X-Symlink-Target`.
     pub(super) async fn put_symlink(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let container = self.container_for(call, Want::Write).await?.directory;
+        let info = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &info, 0).await?;
         if body.data().await.transpose()?.is_some() {
             return Err(not_empty());
         }
-        let Written { record, version } =
-            self.store_symlink(call, self.new_object(call)?, &container).await?;
+        let Written { record, version } = self.store_symlink(call, self.new_object(call)?, &info).await?;
         stamp(created(&record, &record.etag), version)
     }
 
     /// Copies a link, not what it stands for. The request may change what the copy stands for.
     pub(super) async fn copy_symlink(&self, call: &Call, source: &Target, link: &ObjectRecord) -> Answer {
-        let container = self.container_for(call, Want::Write).await?.directory;
+        let info = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &info, 0).await?;
         let mut asked = call.clone();
         for (name, stored) in [(TARGET, links::TARGET), (ACCOUNT, links::ACCOUNT), (ETAG, links::ETAG)] {
             let value = link.header(stored).map(|value| utf8_percent_encode(value, PATH).to_string());
@@ -117,7 +121,7 @@ impl SwiftFront {
         if let Ok(content_type) = HeaderValue::try_from(object.content_type.as_str()) {
             asked.headers.insert(CONTENT_TYPE, content_type);
         }
-        let Written { record, version } = self.store_symlink(&asked, object, &container).await?;
+        let Written { record, version } = self.store_symlink(&asked, object, &info).await?;
         stamp(created_with(&record, &record.etag, &copied_headers(source, link, &record)), version)
     }
 
@@ -126,7 +130,7 @@ impl SwiftFront {
         &self,
         call: &Call,
         mut object: NewObject,
-        container: &Directory,
+        info: &DirectoryInfo,
     ) -> Result<Written, SwiftError> {
         let path = call.object_path()?;
         let (target, account) = wanted_target(call)?;
@@ -158,9 +162,10 @@ impl SwiftFront {
             aim.extend([(links::ETAG, etag.to_owned()), (links::BYTES, bytes)]);
         }
         object.headers.extend(aim.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let condition = self.condition(call, &path, container.policy).await?;
-        let staged = self.store.upload(path, container.policy, false).finish().await?;
-        self.store_in(container, staged, object, condition).await
+        let policy = info.directory.policy;
+        let condition = self.condition(call, &path, policy).await?;
+        let staged = self.store.upload(path, policy, false).finish().await?;
+        self.store_in(&info.directory, staged, object, condition).await
     }
 
     /// What a new static link stands for.
@@ -170,6 +175,7 @@ impl SwiftFront {
         target: &ObjectPath,
         etag: &str,
     ) -> Result<ObjectRecord, SwiftError> {
+        self.consult_account(call).await?;
         match links::check(&self.store, &self.access(call), target.clone(), etag).await {
             Ok(object) => Ok(object.record().clone()),
             Err(broken) => {

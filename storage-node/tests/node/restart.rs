@@ -1,8 +1,8 @@
 //! What is there after a stop, a kill, or the loss of an index.
 
-use kodiak_storage_api::{DirectoryChange, NodeError, Timestamp};
+use kodiak_storage_api::{DirectoryChange, NodeError, StorageNode, Timestamp};
 
-use crate::rig::{Rig, copy, settings};
+use crate::rig::{Rig, block, copy, put_block, settings};
 
 async fn fill(rig: &Rig) {
     rig.create("a").await;
@@ -134,4 +134,25 @@ async fn many_writers_share_a_sync_and_all_are_there() {
     let rig = Rig::open(settings(killed.path(), 3));
     assert_eq!(rig.info("a/c").await.stats.rows, 64 * 20);
     assert_eq!(rig.get("a/c/63-19").await.unwrap().as_deref(), Some(&b"63/19"[..]));
+}
+
+#[tokio::test]
+async fn what_follows_the_compaction_of_the_last_volume_is_replayed() {
+    let (folder, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rig = Rig::open(settings(folder.path(), 1));
+    put_block(&rig, 0, &vec![7; 1 << 20]).await.unwrap();
+    rig.node.delete_blocks(kodiak_storage_api::DeviceIndex(0), vec![block(0)]).await.unwrap();
+    rig.node.shutdown();
+    drop(rig);
+    let rig = Rig::open(settings(folder.path(), 1));
+    let node = rig.node.clone();
+    tokio::task::spawn_blocking(move || node.compact(u64::MAX)).await.unwrap().unwrap();
+    let volumes = std::fs::read_dir(folder.path().join("d1/volumes")).unwrap();
+    assert_eq!(volumes.count(), 0, "the only volume holds nothing");
+    rig.create("a/c").await;
+    rig.put("a/c/o", b"acknowledged").await.unwrap();
+    copy(folder.path(), killed.path());
+    let rig = Rig::open(settings(killed.path(), 1));
+    assert_eq!(rig.list("a/c").await, ["o"]);
+    assert_eq!(rig.get("a/c/o").await.unwrap().as_deref(), Some(&b"acknowledged"[..]));
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{
-    Clock, DeviceIndex, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, Layout,
-    ListQuery, NodeError, ObjectKey, ObjectPath, ObjectRecord, ObjectWrite, PolicyIndex, RowTarget,
-    StorageNode, Timestamp, Version,
+    BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryInfo, DirectoryKey,
+    DirectoryWrite, Entry, Layout, ListQuery, NodeError, ObjectKey, ObjectPath, ObjectRecord, ObjectWrite,
+    PolicyIndex, RowTarget, StorageNode, Timestamp, Version,
 };
 use kodiak_storage_node::disk::{Disk, SystemDisk};
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
@@ -144,4 +144,23 @@ pub fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("copied");
         }
     }
+}
+
+pub fn block(index: u32) -> BlockKey {
+    BlockKey {
+        policy: PolicyIndex(0),
+        partition: hash(&index.to_string()).partition(4),
+        data: DataId([9; 16]),
+        index,
+    }
+}
+
+pub async fn put_block(rig: &Rig, index: u32, data: &[u8]) -> Result<(), NodeError> {
+    let write = BlockWrite {
+        key: block(index),
+        owner: ObjectPath::new("a", "c", "big"),
+        digest: [0; 32],
+        data: data.chunks(70_001).map(Bytes::copy_from_slice).collect(),
+    };
+    rig.node.write_block(DeviceIndex(0), write).await
 }

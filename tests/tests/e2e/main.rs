@@ -2,6 +2,10 @@
 
 mod bad_input;
 mod crash;
+mod damage;
+mod full_disk;
 mod linearizable;
 mod manifest;
+mod orphans;
+mod slow_clients;
 mod versions;

@@ -36,7 +36,7 @@ pub(super) enum Requested {
 
 /// The `version-id` of a request. One that a signed URL allows does not name versions: it allows the name.
 pub(super) fn requested(call: &Call) -> Result<Option<Requested>, SwiftError> {
-    match call.query.get("version-id").filter(|id| !id.is_empty() && !call.preauthorized) {
+    match call.query.get("version-id").filter(|id| !id.is_empty() && call.preauthorized.is_none()) {
         None => Ok(None),
         Some("null") => Ok(Some(Requested::Null)),
         Some(id) => match id.parse() {
@@ -125,7 +125,7 @@ impl SwiftFront {
             None => Ok(self.store.open(&path, policy).await?),
             Some(Requested::Null) => Ok(self.store.open_null(&path, policy).await?),
             Some(Requested::Id(id)) => {
-                self.authorize(call, &info.directory, Want::Own)?;
+                self.authorize(call, &info.directory, Want::Own).await?;
                 require_versioned(info)?;
                 let object = self.store.open_version(&path, policy, id).await?;
                 if is_delete_marker(object.record()) {
