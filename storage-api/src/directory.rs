@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DirectoryKey, PolicyIndex, Timestamp};
+use crate::{DirectoryKey, PolicyIndex, Timestamp, VersionId};
 
 /// A metadata value and when it was set; replicas merge by the newer. Empty means removed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -97,6 +97,10 @@ pub enum DirectoryChange {
     Delete,
 }
 
+/// Extra fields of a row that shows a version. Names with a leading dash are not shown as they are.
+const VERSION: &str = "-version";
+const VERSION_BYTES: &str = "-version-bytes";
+
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Row {
@@ -131,6 +135,23 @@ impl Row {
             content_type: String::new(),
             extra: Vec::new(),
         }
+    }
+
+    /// Makes it show a version that has a row of its own elsewhere: its bytes are counted there.
+    pub(crate) fn link(&mut self, version: VersionId) {
+        self.extra.push((VERSION.into(), version.to_string()));
+        self.extra.push((VERSION_BYTES.into(), self.bytes.to_string()));
+        self.bytes = 0;
+    }
+
+    /// The version that it shows, if that has a row of its own elsewhere.
+    pub fn version(&self) -> Option<VersionId> {
+        self.extra(VERSION)?.parse().ok()
+    }
+
+    /// Bytes of what it shows, wherever they are counted.
+    pub fn size(&self) -> u64 {
+        self.extra(VERSION_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or(self.bytes)
     }
 
     /// An extra field.

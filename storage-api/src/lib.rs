@@ -11,6 +11,7 @@ mod key;
 mod node;
 mod record;
 mod time;
+mod version;
 
 pub use directory::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
@@ -24,6 +25,7 @@ pub use node::{
 };
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use time::{Clock, Timestamp};
+pub use version::{VersionId, VersionIdError};
 
 pub use kodiak_ring::{KeyHash, Partition, PolicyIndex};
 

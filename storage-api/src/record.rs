@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BLOCK_SIZE, BlockKey, DataId, KeyHash, ObjectPath, PolicyIndex, Row, Timestamp};
+use crate::{BLOCK_SIZE, BlockKey, DataId, KeyHash, ObjectPath, PolicyIndex, Row, Timestamp, VersionId};
 
 /// The newest write of an object's name.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,6 +44,10 @@ pub enum Layout {
     Inline,
     /// In blocks: the concatenation of these extents.
     Extents(Vec<Extent>),
+    /// In a record of its own, a version of the same object: this record says which one is the current.
+    /// Its other fields are the version's, so that a listing shows it, but for the headers, which are
+    /// the version's alone.
+    Version(VersionId),
 }
 
 /// The bytes of one upload (an object, or one part of a multipart upload): blocks 0, 1, … of
@@ -107,16 +111,22 @@ impl Version {
     pub fn row(&self, path: &ObjectPath) -> Row {
         let name = path.object().to_owned();
         match self {
-            Version::Live(record) => Row {
-                name,
-                timestamp: record.timestamp,
-                deleted: false,
-                objects: 1,
-                bytes: record.size,
-                etag: record.etag.clone(),
-                content_type: record.content_type.clone(),
-                extra: record.listing.clone(),
-            },
+            Version::Live(record) => {
+                let mut row = Row {
+                    name,
+                    timestamp: record.timestamp,
+                    deleted: false,
+                    objects: 1,
+                    bytes: record.size,
+                    etag: record.etag.clone(),
+                    content_type: record.content_type.clone(),
+                    extra: record.listing.clone(),
+                };
+                if let Layout::Version(id) = record.layout {
+                    row.link(id);
+                }
+                row
+            }
             Version::Deleted(at) | Version::Moved(at) => Row::tombstone(name, *at),
         }
     }

@@ -44,7 +44,7 @@ pub(super) async fn open(
             };
             md5.update(row.etag.as_bytes());
             let nested = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok());
-            let bytes = nested.unwrap_or(row.bytes);
+            let bytes = nested.unwrap_or_else(|| row.size());
             segments.push(Segment { path, etag: None, range: 0..bytes, nested: nested.is_some() }.into());
         }
         if segments.len() > MAX_SEGMENTS {

@@ -7,6 +7,7 @@ use super::S3Front;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{CHECKSUM_TYPE, checksum, modified};
+use super::versions::{Opened, with_version};
 use super::xml::Xml;
 use crate::http::{Payload, full, http_date};
 
@@ -21,7 +22,7 @@ impl S3Front {
             return Err(S3Error::invalid_argument("Invalid attribute name specified.")
                 .with("ArgumentName", "x-amz-object-attributes"));
         }
-        let (object, large) = self.open(call).await?;
+        let Opened { object, large, version } = self.open(call).await?;
         let record = object.record();
         let mut xml = Xml::root(ROOT);
         for name in known.into_iter().filter(|name| wanted.contains(name)) {
@@ -37,7 +38,7 @@ impl S3Front {
         }
         xml.close(ROOT);
         let body = xml.finish();
-        let builder = Response::builder()
+        let builder = with_version(Response::builder(), version.as_deref())
             .header("last-modified", http_date(modified(record)))
             .header("content-type", "application/xml")
             .header("content-length", body.len());

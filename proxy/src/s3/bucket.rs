@@ -61,6 +61,9 @@ impl S3Front {
     }
 
     pub(super) async fn bucket(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        if call.has("versioning") {
+            return self.bucket_versioning(call, body).await;
+        }
         if let Some(answer) = self.bucket_subresource(call, body).await {
             return answer;
         }
@@ -152,15 +155,6 @@ impl S3Front {
                 xml.text(&self.settings.region);
             }
             return answer(xml, "LocationConstraint");
-        }
-        if call.has("versioning") {
-            return Some(match (call.method.clone(), self.bucket_info(call).await) {
-                (_, Err(error)) => Err(error),
-                (Method::GET, Ok(_)) => {
-                    Xml::root("VersioningConfiguration").answer("VersioningConfiguration")
-                }
-                _ => Err(S3Error::not_implemented()),
-            });
         }
         if call.has("acl") {
             return Some(self.acl(call, body).await);

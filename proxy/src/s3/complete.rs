@@ -5,11 +5,14 @@
 //! removed without their bytes. A repeated request continues where the last one stopped: whether the
 //! object was written is seen from the name's newest write, which is `T` or later only then, since
 //! nobody else can write a timestamp of this clock.
+//!
+//! In a bucket that keeps versions the object is the version `T`, and the link to it a step of its own; that
+//! version's record tells how far the last one came, and the name's newest write whether it got to the link.
 
 use std::collections::HashSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use kodiak_storage_api::{DataId, Extent, Layout, ObjectPath, ObjectRecord, Timestamp};
+use kodiak_storage_api::{DataId, Extent, Layout, ObjectPath, ObjectRecord, Timestamp, VersionId};
 use md5_simd::Md5;
 use serde::Deserialize;
 
@@ -21,9 +24,10 @@ use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
 use super::multipart::{ALGORITHM, Begun, gone, part_checksum, part_number, part_path};
 use super::put::condition;
+use super::versions;
 use super::xml::{self, Xml};
 use crate::http::RequestBody;
-use crate::store::{NewObject, Precondition, StoreError};
+use crate::store::{Mode, NewObject, Precondition, StoreError, Written};
 
 /// Smallest part but the last.
 const MIN_PART: u64 = 5 << 20;
@@ -98,31 +102,85 @@ impl S3Front {
             return Err(S3Error::invalid_part_order());
         }
         if let Some(at) = completing(&begun.record)
-            && self.store.last_write(&call.path(), begun.policy).await? >= Some(at)
+            && self.is_assembled(call, &begun, at).await?
         {
-            self.clean_up(call, &begun).await?;
-            return self.completed_before(call, S3Error::no_such_upload()).await;
+            let written = self.assembled(call, &begun, at).await?;
+            self.clean_up(call, &begun, written.as_ref()).await?;
+            return match written.filter(|written| is_of(&written.record, &begun.id)) {
+                Some(Written { record, version }) => {
+                    let checksum = owned_checksum(&record);
+                    self.completed(call, &record, checksum, versions::written(begun.mode, version))
+                }
+                None => Err(S3Error::no_such_upload()),
+            };
         }
         let assembly = self.assembly(call, &begun, &wanted.parts).await?;
-        let (record, checksum) = self.assemble(call, &begun, assembly).await?;
-        self.clean_up(call, &begun).await?;
-        self.completed(call, &record, checksum)
+        let (written, checksum) = self.assemble(call, &begun, assembly).await?;
+        self.clean_up(call, &begun, Some(&written)).await?;
+        let version = versions::written(begun.mode, written.version);
+        self.completed(call, &written.record, checksum, version)
+    }
+
+    /// Whether an earlier attempt has written the object, at the time that it chose.
+    async fn is_assembled(&self, call: &Call, begun: &Begun, at: Timestamp) -> Result<bool, S3Error> {
+        let (path, policy) = (call.path(), begun.policy);
+        let last = self.store.last_write(&path, policy).await?;
+        if begun.mode == Mode::Replace {
+            return Ok(last >= Some(at));
+        }
+        let id = VersionId(at);
+        if self.store.last_write_of_version(&path, policy, id).await?.is_none() {
+            return Ok(if begun.mode == Mode::Keep { last == Some(at) } else { last >= Some(at) });
+        }
+        if last < Some(at) {
+            // It came as far as the version, but not to the link.
+            match self.store.restore(&path, policy, id).await {
+                Ok(_) | Err(StoreError::NoObject) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What a completion at this time has written, or what has taken its place since.
+    async fn assembled(&self, call: &Call, begun: &Begun, at: Timestamp) -> Result<Option<Written>, S3Error> {
+        let (path, policy) = (call.path(), begun.policy);
+        if begun.mode != Mode::Replace {
+            match self.store.head_version(&path, policy, VersionId(at)).await {
+                Ok(record) => return Ok(Some(Written { record, version: Some(VersionId(at)) })),
+                Err(StoreError::NoObject) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match self.store.open(&path, policy).await {
+            Ok(object) => {
+                let (record, version) = (object.record().clone(), object.version());
+                Ok(Some(Written { record, version }))
+            }
+            Err(StoreError::NoObject) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// An upload that is gone may be one whose completion was answered to nobody.
     async fn completed_before(&self, call: &Call, error: S3Error) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        match self.store.head(&call.path(), policy).await {
-            Ok(record) if record.header(UPLOAD_ID) == call.query("uploadId") => {
-                let checksum =
-                    metadata::checksum(&record).map(|(algorithm, value)| (algorithm, value.to_owned()));
-                self.completed(call, &record, checksum)
+        let info = self.bucket_info(call).await?;
+        match self.store.open(&call.path(), info.directory.policy).await {
+            Ok(object) if is_of(object.record(), call.query("uploadId").unwrap_or("")) => {
+                let version = versions::written(versions::mode(&info), object.version());
+                self.completed(call, object.record(), owned_checksum(object.record()), version)
             }
             _ => Err(error),
         }
     }
 
-    fn completed(&self, call: &Call, record: &ObjectRecord, checksum: Option<(Algorithm, String)>) -> Answer {
+    fn completed(
+        &self,
+        call: &Call,
+        record: &ObjectRecord,
+        checksum: Option<(Algorithm, String)>,
+        version: Option<String>,
+    ) -> Answer {
         let host = call.header("host").unwrap_or("localhost");
         let key = super::list::encoded(call.key(), true);
         let mut xml = Xml::root("CompleteMultipartUploadResult");
@@ -134,7 +192,9 @@ impl S3Front {
             xml.element(algorithm.element(), &value);
             xml.element("ChecksumType", record.header(metadata::CHECKSUM_TYPE).unwrap_or("COMPOSITE"));
         }
-        xml.answer("CompleteMultipartUploadResult")
+        let mut response = xml.answer("CompleteMultipartUploadResult")?;
+        versions::insert_version(&mut response, version.as_deref());
+        Ok(response)
     }
 
     /// Looks up and checks the parts that a completion names.
@@ -179,7 +239,7 @@ impl S3Front {
         call: &Call,
         begun: &Begun,
         assembly: Assembly,
-    ) -> Result<(ObjectRecord, Option<(Algorithm, String)>), S3Error> {
+    ) -> Result<(Written, Option<(Algorithm, String)>), S3Error> {
         let condition = condition(call)?;
         check_announced(call, begun, &assembly)?;
         let mut object = NewObject {
@@ -205,18 +265,24 @@ impl S3Front {
             keep_checksum(&mut object, algorithm, value.clone(), full);
             checksum = Some((algorithm, value));
         }
+        self.store.archive(&begun.bucket, &call.path()).await?;
         let at = self.mark(begun).await?;
-        object.timestamp = Some(at);
+        let place = (call.path(), begun.policy);
         let assembled =
-            self.store.assemble(call.path(), begun.policy, assembly.extents, object, condition).await;
+            self.store.assemble_as(begun.mode, place, assembly.extents, (object, at), condition).await;
         match assembled {
-            Ok(record) => Ok((record, checksum)),
+            Ok(written) => Ok((written, checksum)),
             // Somebody has repeated this completion, or has written the name since: both come after it.
             Err(StoreError::Conflict(_)) => {
-                Ok((self.store.head(&call.path(), begun.policy).await?, checksum))
+                let written = self.assembled(call, begun, at).await?;
+                Ok((written.ok_or_else(S3Error::no_such_key)?, checksum))
             }
             Err(error) => {
-                self.unmark(begun).await?;
+                // A version may be stored already: another attempt goes on with it.
+                let nothing = matches!(error, StoreError::PreconditionFailed | StoreError::NoObject);
+                if nothing || begun.mode != Mode::Keep {
+                    self.unmark(begun).await?;
+                }
                 Err(error.into())
             }
         }
@@ -255,11 +321,10 @@ impl S3Front {
 
     /// Removes the records of an upload whose object is written. Parts that the object has taken over
     /// leave their bytes; others take them along.
-    async fn clean_up(&self, call: &Call, begun: &Begun) -> Result<(), S3Error> {
-        let object = self.store.head(&call.path(), begun.policy).await.ok();
-        let taken: Vec<Extent> = match object.map(|record| record.layout) {
+    async fn clean_up(&self, call: &Call, begun: &Begun, written: Option<&Written>) -> Result<(), S3Error> {
+        let taken: &[Extent] = match written.map(|written| &written.record.layout) {
             Some(Layout::Extents(extents)) => extents,
-            _ => Vec::new(),
+            _ => &[],
         };
         let taken: HashSet<DataId> = taken.iter().map(|extent| extent.data).collect();
         loop {
@@ -315,9 +380,18 @@ impl S3Front {
             Err(StoreError::NoObject) => return Err(S3Error::no_such_upload()),
             Err(error) => return Err(error.into()),
         }
-        self.clean_up(call, &begun).await?;
+        self.clean_up(call, &begun, None).await?;
         gone()
     }
+}
+
+/// Whether an object is what became of an upload.
+fn is_of(record: &ObjectRecord, upload: &str) -> bool {
+    record.header(UPLOAD_ID) == Some(upload)
+}
+
+fn owned_checksum(record: &ObjectRecord) -> Option<(Algorithm, String)> {
+    metadata::checksum(record).map(|(algorithm, value)| (algorithm, value.to_owned()))
 }
 
 /// Compares what a completion says of the whole with what the parts are.

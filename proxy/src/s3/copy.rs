@@ -1,7 +1,6 @@
 //! CopyObject, and the sources of part copies.
 
 use futures_util::StreamExt;
-use http::StatusCode;
 use kodiak_storage_api::ObjectRecord;
 use percent_encoding::percent_decode_str;
 
@@ -15,6 +14,7 @@ use super::list::iso_millis;
 use super::metadata::{self, checksum, keep_checksum};
 use super::put::condition;
 use super::tags;
+use super::versions::{self, Opened, Requested};
 use super::xml::Xml;
 use crate::http::{Conditions, Decision, Payload};
 use crate::large::Large;
@@ -24,7 +24,17 @@ use crate::store::{ByteStream, NewObject, OpenObject, Upload};
 pub(super) struct Source {
     object: OpenObject,
     large: Option<Large>,
-    bucket_and_key: (String, String),
+    named: Named,
+    /// The version's name, in buckets that have versions.
+    pub(super) version: Option<String>,
+}
+
+/// What an `x-amz-copy-source` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Named {
+    bucket: String,
+    key: String,
+    version: Option<Requested>,
 }
 
 impl Source {
@@ -49,10 +59,18 @@ impl Source {
 impl S3Front {
     /// Opens the `x-amz-copy-source` of a request, if its conditions hold.
     pub(super) async fn source(&self, call: &Call) -> Result<Source, S3Error> {
-        let (bucket, key) = parse_source(call.header("x-amz-copy-source").unwrap_or(""))?;
+        let named = parse_source(call.header("x-amz-copy-source").unwrap_or(""))?;
         let mut of = call.clone();
-        (of.bucket, of.key) = (Some(bucket.clone()), Some(key.clone()));
-        let (object, large) = self.open(&of).await?;
+        (of.bucket, of.key) = (Some(named.bucket.clone()), Some(named.key.clone()));
+        let opened = self.open_requested(&of, named.version).await;
+        // A marker cannot be copied; nor does the answer tell of it as of what was asked for.
+        let marker = |error: S3Error| match error.code {
+            "MethodNotAllowed" => S3Error::invalid_request(
+                "The source of a copy request may not specifically refer to a delete marker by version id.",
+            ),
+            _ => error,
+        };
+        let Opened { object, large, version } = opened.map_err(marker)?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
         let modified = metadata::modified(record).micros().div_ceil(1_000_000);
@@ -60,17 +78,19 @@ impl S3Front {
         if conditions.decide(&[etag], modified) != Decision::Proceed {
             return Err(S3Error::precondition_failed());
         }
-        Ok(Source { object, large, bucket_and_key: (bucket, key) })
+        Ok(Source { object, large, named, version })
     }
 
     pub(super) async fn copy_object(&self, call: &Call) -> Answer {
-        let bucket = self.bucket_info(call).await?.directory;
-        acl::check_object(call, &bucket)?;
-        let policy = bucket.policy;
+        let info = self.bucket_info(call).await?;
+        acl::check_object(call, &info.directory)?;
+        let (policy, mode) = (info.directory.policy, versions::mode(&info));
         let condition = condition(call)?;
         let source = self.source(call).await?;
         let replace = replaces(call, "x-amz-metadata-directive")?;
-        let same = source.bucket_and_key == (call.bucket().to_owned(), call.key().to_owned());
+        let same = source.named.bucket == call.bucket()
+            && source.named.key == call.key()
+            && source.named.version.is_none();
         if same && !replace && call.header("x-amz-checksum-algorithm").is_none() {
             return Err(S3Error::invalid_request(
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata.",
@@ -100,7 +120,10 @@ impl S3Front {
         if let (Some(algorithm), Some(value)) = (algorithm, &value) {
             keep_checksum(&mut object, algorithm, value.clone(), true);
         }
-        let record = self.store.commit(upload.finish().await?, object, condition).await?;
+        let staged = upload.finish().await?;
+        self.store.archive(&info.directory, &call.path()).await?;
+        let written = self.store.commit_as(mode, staged, object, condition).await?;
+        let record = written.record;
         let mut xml = Xml::root("CopyObjectResult");
         xml.element("LastModified", &iso_millis(record.timestamp));
         xml.element("ETag", &format!("\"{}\"", record.etag));
@@ -108,7 +131,10 @@ impl S3Front {
             xml.element(algorithm.element(), &value);
             xml.element("ChecksumType", "FULL_OBJECT");
         }
-        xml.answer("CopyObjectResult")
+        let mut response = xml.answer("CopyObjectResult")?;
+        versions::insert_version(&mut response, versions::written(mode, written.version).as_deref());
+        versions::insert_source(&mut response, source.version.as_deref());
+        Ok(response)
     }
 }
 
@@ -159,29 +185,26 @@ fn copied(new: NewObject, record: &ObjectRecord, replace: bool) -> NewObject {
     }
 }
 
-fn parse_source(value: &str) -> Result<(String, String), S3Error> {
+fn parse_source(value: &str) -> Result<Named, S3Error> {
     let wrong = || {
         S3Error::invalid_argument(
             "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
         )
     };
-    // A question mark of the key itself is sent encoded.
-    let (path, query) = value.split_once('?').map_or((value, None), |(path, query)| (path, Some(query)));
-    let version = query.map(|query| query.strip_prefix("versionId=").ok_or_else(wrong)).transpose()?;
-    if version.is_some_and(|version| version.contains('&')) {
-        return Err(wrong());
-    }
-    if version.is_some_and(|version| version != "null") {
-        let message = "The version does not exist: buckets are not versioned.";
-        return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
-    }
+    let (path, version) = match value.split_once('?') {
+        None => (value, None),
+        Some((path, query)) => {
+            let version = query.strip_prefix("versionId=").ok_or_else(wrong)?;
+            (path, Some(Requested::parse(version)?))
+        }
+    };
     let path = percent_decode_str(path).decode_utf8().map_err(|_| wrong())?;
     let path = path.strip_prefix('/').unwrap_or(&path);
     let (bucket, key) = path.split_once('/').ok_or_else(wrong)?;
     if bucket.is_empty() || key.is_empty() || key.len() > MAX_KEY || path.contains('\0') {
         return Err(wrong());
     }
-    Ok((bucket.to_owned(), key.to_owned()))
+    Ok(Named { bucket: bucket.to_owned(), key: key.to_owned(), version })
 }
 
 #[cfg(test)]
@@ -190,15 +213,25 @@ mod tests {
 
     #[test]
     fn a_source_is_a_bucket_and_a_key_and_takes_no_parameter_but_a_version() {
-        let source = ("b".to_owned(), "k/ü?".to_owned());
-        for text in ["/b/k/%C3%BC%3F", "b/k/ü%3F", "b/k/ü%3F?versionId=null"] {
-            assert_eq!(parse_source(text), Ok(source.clone()), "{text}");
+        let source = |version| Named { bucket: "b".to_owned(), key: "k/ü?".to_owned(), version };
+        for text in ["/b/k/%C3%BC%3F", "b/k/ü%3F"] {
+            assert_eq!(parse_source(text), Ok(source(None)), "{text}");
         }
-        for text in
-            ["", "/", "b", "b/", "/b", "b/k?x", "b/k?versionId=null&x", "b/k?x&versionId=null", "b/%ff"]
-        {
+        assert_eq!(parse_source("b/k/ü%3F?versionId=null"), Ok(source(Some(Requested::Null))));
+        for text in [
+            "",
+            "/",
+            "b",
+            "b/",
+            "/b",
+            "b/k?x",
+            "b/k?versionId=null&x",
+            "b/k?versionId=x",
+            "b/k?x&versionId=null",
+            "b/%ff",
+        ] {
             assert_eq!(parse_source(text).expect_err(text).code, "InvalidArgument");
         }
-        assert_eq!(parse_source("b/k?versionId=7").expect_err("a version").code, "NoSuchVersion");
+        assert!(parse_source("b/k?versionId=1234567890.12345").is_ok());
     }
 }

@@ -1,17 +1,16 @@
 //! Deleting objects, one or many.
 
 use futures_util::{StreamExt, stream};
-use http::StatusCode;
-use kodiak_storage_api::{ObjectPath, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath};
 use serde::Deserialize;
 
 use super::S3Front;
 use super::call::{Call, MAX_KEY};
 use super::error::{Answer, S3Error};
-use super::multipart::gone;
+use super::versions::{Requested, deleted_version};
 use super::xml::{self, Xml};
 use crate::http::{RequestBody, etags};
-use crate::store::{Precondition, StoreError};
+use crate::store::{Deletion, Precondition};
 
 /// Keys of one request.
 const MAX_KEYS: usize = 1000;
@@ -38,34 +37,16 @@ struct Named {
 
 impl S3Front {
     pub(super) async fn delete_object(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let info = self.bucket_info(call).await?;
         let condition = match call.header("if-match") {
             Some(list) => Precondition::Matches(etags(list)),
             None => Precondition::None,
         };
-        self.delete_key(&call.path(), policy, condition).await?;
-        gone()
-    }
-
-    /// Deletes a key; one that is not there is deleted already, unless it had to be there.
-    async fn delete_key(
-        &self,
-        path: &ObjectPath,
-        policy: PolicyIndex,
-        condition: Precondition,
-    ) -> Result<(), S3Error> {
-        let any = matches!(&condition, Precondition::Matches(etags) if etags.iter().any(|etag| etag == "*"));
-        let unconditional = condition == Precondition::None;
-        match self.store.delete_object(path, policy, condition).await {
-            Ok(_) => Ok(()),
-            Err(StoreError::NoObject) if unconditional => Ok(()),
-            Err(StoreError::NoObject) if any => Err(S3Error::precondition_failed()),
-            Err(error) => Err(error.into()),
-        }
+        self.delete_key(call, &info, condition).await
     }
 
     pub(super) async fn delete_many(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let info = self.bucket_info(call).await?;
         let text = self.receive_xml(call, body).await?;
         let wanted: Delete = xml::parse(&text)?;
         if wanted.objects.is_empty() || wanted.objects.len() > MAX_KEYS {
@@ -75,20 +56,24 @@ impl S3Front {
             return Err(S3Error::missing_key());
         }
         let mut xml = Xml::root("DeleteResult");
-        let delete = |named: Named| async move { (self.delete_named(call, policy, &named).await, named) };
+        let delete = |named: Named| async { (self.delete_named(call, &info, &named).await, named) };
         let deletes: Vec<_> = wanted.objects.into_iter().map(delete).collect();
-        let mut deleted = stream::iter(deletes).buffered(AT_ONCE);
-        while let Some((done, named)) = deleted.next().await {
+        let mut done = stream::iter(deletes).buffered(AT_ONCE);
+        while let Some((done, named)) = done.next().await {
             match done {
-                Ok(()) if wanted.quiet == Some(true) => {}
-                Ok(()) => {
+                Ok(_) if wanted.quiet == Some(true) => {}
+                Ok((requested, deletion)) => {
                     xml.open("Deleted");
                     xml.element("Key", &named.key);
+                    deleted(&mut xml, &info, requested, &deletion);
                     xml.close("Deleted");
                 }
                 Err(error) => {
                     xml.open("Error");
                     xml.element("Key", &named.key);
+                    if let Some(version) = &named.version {
+                        xml.element("VersionId", version);
+                    }
                     xml.element("Code", error.code);
                     xml.element("Message", error.message());
                     xml.close("Error");
@@ -98,22 +83,37 @@ impl S3Front {
         xml.answer("DeleteResult")
     }
 
-    async fn delete_named(&self, call: &Call, policy: PolicyIndex, named: &Named) -> Result<(), S3Error> {
+    async fn delete_named(
+        &self,
+        call: &Call,
+        info: &DirectoryInfo,
+        named: &Named,
+    ) -> Result<(Option<Requested>, Deletion), S3Error> {
         if named.key.contains('\0') {
             return Err(S3Error::invalid_argument("The key is not valid."));
         }
         if named.key.len() > MAX_KEY {
             return Err(S3Error::key_too_long());
         }
-        if named.version.as_ref().is_some_and(|version| version != "null") {
-            let message = "The version does not exist: buckets are not versioned.";
-            return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
-        }
+        let requested = named.version.as_deref().map(Requested::parse).transpose()?;
         let condition = match &named.etag {
             Some(etag) => Precondition::Matches(etags(etag)),
             None => Precondition::None,
         };
         let path = ObjectPath::new(call.account(), call.bucket(), &named.key);
-        self.delete_key(&path, policy, condition).await
+        let deletion = self.delete_requested((&path, info), requested, condition).await?;
+        Ok((requested, deletion))
+    }
+}
+
+/// What the answer to a batch says of a key's versions.
+fn deleted(xml: &mut Xml, info: &DirectoryInfo, requested: Option<Requested>, deletion: &Deletion) {
+    if let Some(requested) = requested {
+        xml.element("VersionId", &requested.to_string());
+    }
+    if deletion.marker {
+        xml.element("DeleteMarker", "true");
+        let marker = deleted_version(info, requested, deletion);
+        xml.element("DeleteMarkerVersionId", marker.as_deref().unwrap_or("null"));
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct S3Error {
     message: Cow<'static, str>,
     /// Further elements of the answer.
     details: Vec<(&'static str, String)>,
+    /// Further headers of the answer.
+    headers: Vec<(&'static str, String)>,
 }
 
 pub(super) type Answer = Result<Response<ResponseBody>, S3Error>;
@@ -78,7 +80,7 @@ impl S3Error {
         code: &'static str,
         message: impl Into<Cow<'static, str>>,
     ) -> S3Error {
-        S3Error { status, code, message: message.into(), details: Vec::new() }
+        S3Error { status, code, message: message.into(), details: Vec::new(), headers: Vec::new() }
     }
 
     pub(super) fn invalid_argument(message: impl Into<Cow<'static, str>>) -> S3Error {
@@ -104,6 +106,11 @@ impl S3Error {
         self
     }
 
+    pub(super) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> S3Error {
+        self.headers.push((name, value.into()));
+        self
+    }
+
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -125,7 +132,10 @@ impl S3Error {
         xml.element("HostId", id);
         xml.close("Error");
         let body = xml.finish();
-        let builder = builder.header("content-type", "application/xml");
+        let mut builder = builder.header("content-type", "application/xml");
+        for (name, value) in &self.headers {
+            builder = builder.header(*name, value);
+        }
         let builder = builder.header("content-length", if head { 0 } else { body.len() });
         builder.body(if head { empty() } else { full(body) }).unwrap_or_default_response()
     }

@@ -19,18 +19,18 @@ const MAX_KEYS: usize = 1000;
 const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/');
 
 /// What a listing asks for.
-struct Listing<'a> {
+pub(super) struct Listing<'a> {
     call: &'a Call,
-    max_keys: usize,
+    pub(super) max_keys: usize,
     url: bool,
 }
 
 impl<'a> Listing<'a> {
-    fn of(call: &'a Call) -> Result<Listing<'a>, S3Error> {
+    pub(super) fn of(call: &'a Call) -> Result<Listing<'a>, S3Error> {
         Ok(Listing { call, max_keys: max(call, "max-keys")?, url: url_encoded(call)? })
     }
 
-    fn text<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
+    pub(super) fn text<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
         encoded(text, self.url)
     }
 
@@ -46,7 +46,7 @@ impl<'a> Listing<'a> {
 
     /// The beginning of a listing, in the order that Swift's clients check; `between`: what one form of it
     /// has of its own.
-    fn head(&self, xml: &mut Xml, truncated: bool, between: impl FnOnce(&mut Xml)) {
+    pub(super) fn head(&self, xml: &mut Xml, truncated: bool, between: impl FnOnce(&mut Xml)) {
         xml.element("Name", self.call.bucket());
         xml.element("Prefix", &self.text(self.call.query("prefix").unwrap_or("")));
         between(xml);
@@ -78,7 +78,7 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
+    pub(super) fn fields(&self, xml: &mut Xml, row: &Row, with_owner: bool) {
         xml.element("Key", &self.text(&row.name));
         xml.element("LastModified", &iso_millis(row_modified(row)));
         let etag = row.extra("slo_etag").map_or(row.etag.as_str(), |etag| etag.trim_matches('"'));
@@ -91,12 +91,19 @@ impl<'a> Listing<'a> {
             xml.element("ChecksumAlgorithm", algorithm);
             xml.element("ChecksumType", row.extra("-checksum-type").unwrap_or("FULL_OBJECT"));
         }
-        let size = row.extra("slo_bytes").and_then(|size| size.parse().ok()).unwrap_or(row.bytes);
+        let size = row.extra("slo_bytes").and_then(|size| size.parse().ok()).unwrap_or_else(|| row.size());
         xml.value("Size", size);
         if with_owner {
             owner(xml, "Owner", self.call);
         }
         xml.element("StorageClass", "STANDARD");
+    }
+
+    /// What is shown of a delete marker.
+    pub(super) fn marker_fields(&self, xml: &mut Xml, row: &Row) {
+        xml.element("Key", &self.text(&row.name));
+        xml.element("LastModified", &iso_millis(row.timestamp));
+        owner(xml, "Owner", self.call);
     }
 }
 
@@ -151,42 +158,6 @@ impl S3Front {
         });
         listing.entries(&mut xml, &page, call.query("fetch-owner") == Some("true"));
         xml.answer("ListBucketResult")
-    }
-}
-
-impl S3Front {
-    /// ListObjectVersions: buckets are not versioned, so each object is its own only version.
-    pub(super) async fn list_versions(&self, call: &Call) -> Answer {
-        let listing = Listing::of(call)?;
-        let marker = call.query("key-marker").unwrap_or("");
-        let page = self.page(&listing, Some(marker.to_owned())).await?;
-        let mut xml = Xml::root("ListVersionsResult");
-        let next = page.entries.last().filter(|_| page.truncated);
-        listing.head(&mut xml, page.truncated, |xml| {
-            xml.element("KeyMarker", &listing.text(marker));
-            xml.element("VersionIdMarker", call.query("version-id-marker").unwrap_or(""));
-            if let Some(last) = next {
-                xml.element("NextKeyMarker", &listing.text(last.name()));
-                xml.element("NextVersionIdMarker", "null");
-            }
-        });
-        for entry in &page.entries {
-            match entry {
-                Entry::Row(row) => {
-                    xml.open("Version");
-                    xml.element("VersionId", "null");
-                    xml.element("IsLatest", "true");
-                    listing.fields(&mut xml, row, true);
-                    xml.close("Version");
-                }
-                Entry::Prefix(prefix) => {
-                    xml.open("CommonPrefixes");
-                    xml.element("Prefix", &listing.text(prefix));
-                    xml.close("CommonPrefixes");
-                }
-            }
-        }
-        xml.answer("ListVersionsResult")
     }
 }
 

@@ -30,6 +30,7 @@ mod query;
 mod sigv2;
 mod sigv4;
 mod tags;
+mod versions;
 mod xml;
 
 use std::sync::Arc;

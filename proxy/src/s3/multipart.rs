@@ -6,7 +6,7 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
+use kodiak_storage_api::{Directory, Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
 use rand::RngCore;
 
 use super::S3Front;
@@ -19,9 +19,10 @@ use super::delete::AT_ONCE;
 use super::error::{Answer, S3Error};
 use super::list::{encoded, iso_millis, max, url_encoded};
 use super::metadata::{self, CHECKSUM_TYPE, checksum};
+use super::versions;
 use super::xml::Xml;
 use crate::http::{Ranges, RequestBody, RequestedRanges, empty, http_date};
-use crate::store::{NewObject, Precondition, StoreError};
+use crate::store::{Mode, NewObject, Precondition, StoreError};
 
 /// Prefix of the account that holds a user account's uploads.
 const UPLOADS: &str = "\0uploads\0";
@@ -40,6 +41,10 @@ pub(super) struct Begun {
     pub(super) record: ObjectRecord,
     /// Policy of the bucket, of the parts, and of the object.
     pub(super) policy: PolicyIndex,
+    /// The bucket.
+    pub(super) bucket: Directory,
+    /// How its writes treat what is there.
+    pub(super) mode: Mode,
     pub(super) id: String,
 }
 
@@ -123,14 +128,15 @@ impl S3Front {
     /// The upload that a request names.
     pub(super) async fn begun(&self, call: &Call) -> Result<Begun, S3Error> {
         let id = call.query("uploadId").unwrap_or("").to_owned();
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let info = self.bucket_info(call).await?;
+        let (policy, mode) = (info.directory.policy, versions::mode(&info));
         let missing = || S3Error::no_such_upload().with("UploadId", call.query("uploadId").unwrap_or(""));
         if id.is_empty() || id.contains('\0') {
             return Err(missing());
         }
         let path = ObjectPath::new(&uploads_account(call), call.bucket(), &format!("{}\0{id}", call.key()));
         match self.store.head(&path, policy).await {
-            Ok(record) => Ok(Begun { path, record, policy, id }),
+            Ok(record) => Ok(Begun { path, record, policy, bucket: info.directory, mode, id }),
             Err(StoreError::NoObject) => Err(missing()),
             Err(error) => Err(error.into()),
         }
@@ -205,7 +211,9 @@ impl S3Front {
         if let Some((algorithm, value)) = checksum {
             xml.element(algorithm.element(), &value);
         }
-        xml.answer("CopyPartResult")
+        let mut response = xml.answer("CopyPartResult")?;
+        versions::insert_source(&mut response, source.version.as_deref());
+        Ok(response)
     }
 
     /// All parts of an upload from after `marker`, in order.

@@ -7,6 +7,7 @@ use super::S3Front;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{checksum_headers, modified, record_headers};
+use super::versions::{self, Opened, Requested};
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, empty, etags, parse_http_date,
     payload,
@@ -32,10 +33,6 @@ impl S3Front {
         if call.has("acl") {
             return self.acl(call, body).await;
         }
-        if call.query("versionId").is_some_and(|version| version != "null") {
-            let message = "The version does not exist: buckets are not versioned.";
-            return Err(S3Error::new(StatusCode::NOT_FOUND, "NoSuchVersion", message));
-        }
         if call.has("tagging") {
             return self.object_tags(call, body).await;
         }
@@ -48,6 +45,9 @@ impl S3Front {
         match call.method {
             Method::GET if call.has("attributes") => self.get_attributes(call).await,
             Method::GET | Method::HEAD => self.get_object(call).await,
+            Method::PUT if call.has("versionId") => {
+                Err(S3Error::invalid_argument("This operation does not accept a version-id."))
+            }
             Method::PUT if call.headers.contains_key("x-amz-copy-source") => self.copy_object(call).await,
             Method::PUT => self.put_object(call, body).await,
             Method::DELETE => self.delete_object(call).await,
@@ -56,26 +56,23 @@ impl S3Front {
         }
     }
 
-    /// The object, or what it is a symlink to, whose bytes may be those of a Swift large object's segments.
-    pub(super) async fn open(&self, call: &Call) -> Result<(OpenObject, Option<Large>), S3Error> {
-        let policy = self.bucket_info(call).await?.directory.policy;
-        let object = match self.store.open(&call.path(), policy).await {
-            Ok(object) => object,
-            Err(StoreError::NoObject) => return Err(S3Error::no_such_key().with("Key", call.key())),
-            Err(error) => return Err(error.into()),
-        };
-        let object = match symlink::is_link(object.record()) {
-            true => symlink::follow(&self.store, &access(call), object)
-                .await
-                .map_err(|broken| S3Error::from(StoreError::from(*broken)))?,
-            false => object,
-        };
-        let large = self.large(call, &object).await?;
-        Ok((object, large))
+    /// The object or the version that the request names, or what it is a symlink to; its bytes may be those
+    /// of a Swift large object's segments.
+    pub(super) async fn open(&self, call: &Call) -> Result<Opened, S3Error> {
+        self.open_requested(call, Requested::of(call)?).await
+    }
+
+    /// What an object stands for, if it is a symlink.
+    pub(super) async fn followed(&self, call: &Call, object: OpenObject) -> Result<OpenObject, S3Error> {
+        if !symlink::is_link(object.record()) {
+            return Ok(object);
+        }
+        let followed = symlink::follow(&self.store, &access(call), object).await;
+        followed.map_err(|broken| S3Error::from(StoreError::from(*broken)))
     }
 
     /// The segments of an object that is a Swift manifest.
-    async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
+    pub(super) async fn large(&self, call: &Call, object: &OpenObject) -> Result<Option<Large>, S3Error> {
         if !large::is_manifest(object.record()) {
             return Ok(None);
         }
@@ -83,11 +80,12 @@ impl S3Front {
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
-        let (object, large) = self.open(call).await?;
+        let Opened { object, large, version } = self.open(call).await?;
         let record = object.record();
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
         let modified = modified(record).micros().div_ceil(1_000_000);
-        let mut builder = record_headers(Response::builder(), record, etag);
+        let builder = versions::with_version(Response::builder(), version.as_deref());
+        let mut builder = record_headers(builder, record, etag);
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
             Decision::Proceed => {}
             Decision::NotModified => return Ok(builder.status(StatusCode::NOT_MODIFIED).body(empty())?),

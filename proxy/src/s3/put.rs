@@ -8,14 +8,15 @@ use super::acl;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::metadata::{self, keep_checksum};
+use super::versions;
 use crate::http::{RequestBody, empty, etags};
 use crate::store::{Precondition, StoreError};
 
 impl S3Front {
     pub(super) async fn put_object(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let bucket = self.bucket_info(call).await?.directory;
-        acl::check_object(call, &bucket)?;
-        let policy = bucket.policy;
+        let info = self.bucket_info(call).await?;
+        acl::check_object(call, &info.directory)?;
+        let (policy, mode) = (info.directory.policy, versions::mode(&info));
         let mut object = metadata::new_object(call, self.store.now())?;
         let condition = condition(call)?;
         let path = call.path();
@@ -25,8 +26,10 @@ impl S3Front {
         if let Some((algorithm, value)) = &checksum {
             keep_checksum(&mut object, *algorithm, value.clone(), true);
         }
-        let record = self.store.commit(received.staged, object, condition).await?;
-        let mut builder = Response::builder()
+        self.store.archive(&info.directory, &call.path()).await?;
+        let written = self.store.commit_as(mode, received.staged, object, condition).await?;
+        let (record, version) = (written.record, versions::written(mode, written.version));
+        let mut builder = versions::with_version(Response::builder(), version.as_deref())
             .status(StatusCode::OK)
             .header("etag", format!("\"{}\"", record.etag))
             .header("content-length", 0);

@@ -11,6 +11,7 @@ use super::S3Front;
 use super::call::Call;
 use super::error::{Answer, S3Error};
 use super::multipart::gone;
+use super::versions::Requested;
 use super::xml::{self, Xml};
 use super::{metadata, query};
 use crate::http::{RequestBody, empty};
@@ -125,11 +126,17 @@ impl S3Front {
     /// `?tagging` of an object.
     pub(super) async fn object_tags(&self, call: &Call, body: &mut RequestBody) -> Answer {
         let policy = self.bucket_info(call).await?.directory.policy;
-        match call.method {
-            Method::GET => {
-                let record = self.store.head(&call.path(), policy).await?;
-                document(record.header(OBJECT).unwrap_or(""))
+        let requested = Requested::of(call)?;
+        let opened = self.open_requested(call, requested).await?;
+        if call.method != Method::GET && requested.is_some() {
+            // What is tagged is the current version.
+            let current = self.open_requested(call, None).await?;
+            if current.version != opened.version {
+                return Err(S3Error::not_implemented());
             }
+        }
+        match call.method {
+            Method::GET => document(opened.object.record().header(OBJECT).unwrap_or("")),
             Method::PUT => {
                 let text = self.receive_xml(call, body).await?;
                 self.store.update_object(&call.path(), policy, set(parse(&text, MAX_OBJECT)?)).await?;

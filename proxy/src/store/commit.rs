@@ -89,6 +89,9 @@ impl Store {
             if record.expired(store.now()) {
                 return Err(StoreError::NoObject);
             }
+            if let Layout::Version(id) = record.layout {
+                return store.update_version((&path, policy), &record, id, edit).await;
+            }
             edit(&mut record)?;
             let inline = stored.inline.into_iter().collect();
             let change = Change { path, policy, inline, at: None, condition: Precondition::None };
@@ -143,7 +146,7 @@ impl Store {
     }
 
     /// Runs a change as a task, so that a client that goes away does not leave it half done.
-    async fn finish_even_if_dropped<T: Send + 'static>(
+    pub(super) async fn finish_even_if_dropped<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -151,7 +154,7 @@ impl Store {
         tokio::spawn(change).await.map_err(broken)?
     }
 
-    async fn check(&self, change: &Change) -> Result<(), StoreError> {
+    pub(super) async fn check(&self, change: &Change) -> Result<(), StoreError> {
         if change.condition == Precondition::None {
             return Ok(());
         }
@@ -168,14 +171,14 @@ impl Store {
         }
     }
 
-    async fn put(&self, change: Change, record: ObjectRecord) -> Result<ObjectRecord, StoreError> {
+    pub(super) async fn put(&self, change: Change, record: ObjectRecord) -> Result<ObjectRecord, StoreError> {
         let version = |at| Version::Live(ObjectRecord { timestamp: at, ..record.clone() });
         let at = self.write(&change, version).await?;
         Ok(ObjectRecord { timestamp: at, ..record })
     }
 
     /// Writes a version to a majority, with a newer timestamp where one is in the way.
-    async fn write(
+    pub(super) async fn write(
         &self,
         change: &Change,
         version: impl Fn(Timestamp) -> Version,
@@ -239,15 +242,23 @@ impl Store {
 }
 
 /// A change of one name.
-struct Change {
-    path: ObjectPath,
-    policy: PolicyIndex,
-    inline: Vec<Bytes>,
-    at: Option<Timestamp>,
-    condition: Precondition,
+pub(super) struct Change {
+    pub(super) path: ObjectPath,
+    pub(super) policy: PolicyIndex,
+    pub(super) inline: Vec<Bytes>,
+    pub(super) at: Option<Timestamp>,
+    pub(super) condition: Precondition,
 }
 
-fn new_record(object: NewObject, etag: String, size: u64, layout: Layout) -> ObjectRecord {
+impl Change {
+    /// A change without bytes that depends on nothing.
+    pub(super) fn of(path: &ObjectPath, policy: PolicyIndex) -> Change {
+        let condition = Precondition::None;
+        Change { path: path.clone(), policy, inline: Vec::new(), at: None, condition }
+    }
+}
+
+pub(super) fn new_record(object: NewObject, etag: String, size: u64, layout: Layout) -> ObjectRecord {
     ObjectRecord {
         timestamp: Timestamp::ZERO,
         size,

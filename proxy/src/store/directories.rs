@@ -9,7 +9,7 @@ use kodiak_storage_api::{
 };
 
 use super::placement::Replica;
-use super::{Store, StoreError, quorum};
+use super::{Store, StoreError, Versioning, quorum};
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -100,9 +100,17 @@ impl Store {
         self.change(self.map.container_replicas(key), key, &path, change).await.map(drop)
     }
 
-    /// Deletes an empty container.
+    /// Deletes an empty container that has no versions either.
     pub async fn delete_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
-        self.container(account, container).await?;
+        let info = self.container(account, container).await?;
+        if Versioning::of(&info.directory) != Versioning::Never {
+            self.delete_versions_container(account, container).await?;
+        }
+        self.remove_container(account, container).await
+    }
+
+    /// Deletes a container if it has no rows.
+    pub(super) async fn remove_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let path = format!("{account}/{container}");
         let key = self.map.container(&path);
         let _lock = self.locks.lock(key.hash).await;

@@ -14,6 +14,7 @@ mod open;
 mod placement;
 mod quorum;
 mod upload;
+mod versions;
 mod workers;
 
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub use error::StoreError;
 pub use open::OpenObject;
 pub use placement::{NoSuchDevice, Nodes, Placement};
 pub use upload::{Staged, Upload};
+pub use versions::{
+    DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
+    VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
+};
 
 use buffers::Buffers;
 use locks::KeyLocks;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
     BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, NodeError, ObjectKey, ObjectPath, ObjectRecord,
-    ObjectWrite, PolicyIndex, StoredVersion, Timestamp, Version,
+    ObjectWrite, PolicyIndex, StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
@@ -26,9 +26,11 @@ pub struct OpenObject {
     store: Arc<Store>,
     policy: PolicyIndex,
     path: ObjectPath,
-    record: ObjectRecord,
+    pub(super) record: ObjectRecord,
     inline: Option<Bytes>,
     reading: Option<Arc<Reading>>,
+    /// Which version it is, if it has an id.
+    pub(super) version: Option<VersionId>,
 }
 
 /// The uploads whose blocks are being read, so that they are not deleted meanwhile.
@@ -80,7 +82,12 @@ impl Store {
     pub async fn head(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectRecord, StoreError> {
         let key = self.map.object(path, policy)?;
         let stored = self.newest(key, path, false).await?;
-        self.visible(stored).map(|(record, _)| record)
+        match self.visible(stored)? {
+            (record, _) if matches!(record.layout, Layout::Version(_)) => {
+                self.head_linked(path, policy, record).await
+            }
+            (record, _) => Ok(record),
+        }
     }
 
     /// The newest version, ready to be read.
@@ -91,12 +98,28 @@ impl Store {
     ) -> Result<OpenObject, StoreError> {
         let key = self.map.object(path, policy)?;
         let stored = self.newest(key, path, true).await?;
-        let (record, inline) = self.visible(stored)?;
+        match self.visible(stored)? {
+            (record, _) if matches!(record.layout, Layout::Version(_)) => {
+                self.open_linked(path, policy, record).await
+            }
+            (record, inline) => Ok(self.opened(path, policy, record, inline)),
+        }
+    }
+
+    /// Keeps the blocks of a record that was just read while it is being read.
+    pub(super) fn opened(
+        self: &Arc<Self>,
+        path: &ObjectPath,
+        policy: PolicyIndex,
+        record: ObjectRecord,
+        inline: Option<Bytes>,
+    ) -> OpenObject {
         let reading = match &record.layout {
-            Layout::Inline => None,
+            Layout::Inline | Layout::Version(_) => None,
             Layout::Extents(extents) => Some(Reading::new(&self.readers, extents)),
         };
-        Ok(OpenObject { store: self.clone(), policy, path: path.clone(), record, inline, reading })
+        let (store, path) = (self.clone(), path.clone());
+        OpenObject { store, policy, path, record, inline, reading, version: None }
     }
 
     /// When the name was last written or deleted, if it ever was.
@@ -109,7 +132,10 @@ impl Store {
         Ok(self.newest(key, path, false).await?.map(|stored| stored.version.timestamp()))
     }
 
-    fn visible(&self, stored: Option<StoredVersion>) -> Result<(ObjectRecord, Option<Bytes>), StoreError> {
+    pub(super) fn visible(
+        &self,
+        stored: Option<StoredVersion>,
+    ) -> Result<(ObjectRecord, Option<Bytes>), StoreError> {
         match stored {
             Some(StoredVersion { version: Version::Live(record), inline })
                 if record.expires_at.is_none() || !record.expired(self.now()) =>
@@ -269,6 +295,11 @@ impl OpenObject {
         &self.path
     }
 
+    /// The version that it is, if it has an id.
+    pub fn version(&self) -> Option<VersionId> {
+        self.version
+    }
+
     /// Everything about the object but its bytes.
     pub fn record(&self) -> &ObjectRecord {
         &self.record
@@ -282,7 +313,7 @@ impl OpenObject {
     /// The bytes of `range`, which lies within the object. Small objects come in one piece.
     pub fn read(&self, range: Range<u64>) -> ByteStream {
         let extents = match &self.record.layout {
-            Layout::Inline => {
+            Layout::Inline | Layout::Version(_) => {
                 let missing = || StoreError::Corrupt("the record lacks its bytes".into());
                 let bytes = self.inline(range).ok_or_else(missing);
                 return stream::iter([bytes]).boxed();

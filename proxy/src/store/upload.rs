@@ -264,6 +264,11 @@ impl Drop for Blocks {
 }
 
 impl Staged {
+    /// What it will be.
+    pub fn path(&self) -> &ObjectPath {
+        &self.path
+    }
+
     /// Bytes of the upload.
     pub fn size(&self) -> u64 {
         self.size

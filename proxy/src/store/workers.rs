@@ -88,7 +88,8 @@ impl Store {
                     Err(error) => Err(error),
                 }
             }
-            Work::Free { policy, extents, .. } => {
+            Work::Free { path, policy, extents } => {
+                let extents = self.without_kept(&path, policy, extents).await?;
                 if extents.iter().any(|extent| self.readers.reads(extent)) {
                     return Ok(false);
                 }

@@ -41,7 +41,11 @@ impl SwiftFront {
             builder = builder.header(name, quota);
         }
         let entries = match &info {
-            Some(_) if !call.is_head() => self.store.list_containers(call.account(), query).await?.entries,
+            Some(info) if !call.is_head() => {
+                let mut page = self.store.list_containers(call.account(), query).await?.entries;
+                self.store.add_version_bytes(info, &mut page).await?;
+                page
+            }
             _ => Vec::new(),
         };
         listing::answer(

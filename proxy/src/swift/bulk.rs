@@ -8,7 +8,7 @@ use super::bulk_report::Report;
 use super::call::{Call, Target, decode};
 use super::error::{Answer, SwiftError, status_line};
 use crate::http::RequestBody;
-use crate::store::{Precondition, StoreError};
+use crate::store::Precondition;
 
 /// Names of one request.
 pub(super) const MAX_DELETES: usize = 10_000;
@@ -19,7 +19,7 @@ const MAX_BODY: usize = 8 << 20;
 #[derive(Default)]
 pub(super) struct Deleted {
     deleted: usize,
-    pub(super) not_found: usize,
+    not_found: usize,
     errors: Vec<(String, String)>,
     denied: bool,
 }
@@ -39,6 +39,17 @@ impl Deleted {
         let encoded = percent_encoding::utf8_percent_encode(&name, super::error::PATH).to_string();
         self.denied |= status == StatusCode::UNAUTHORIZED;
         self.errors.push((encoded, what));
+    }
+
+    /// Counts what became of a name.
+    pub(super) fn count(&mut self, call: &Call, deleted: Result<(), SwiftError>) {
+        match deleted {
+            Ok(()) => self.deleted += 1,
+            Err(error) if error.code() == StatusCode::NOT_FOUND => self.not_found += 1,
+            Err(error) => {
+                self.failed(&call.target, error.code());
+            }
+        }
     }
 
     /// The report, in the form that the request accepts. The status of the request itself is 200.
@@ -106,13 +117,7 @@ impl SwiftFront {
 
     /// Deletes what one name of a bulk request names.
     pub(super) async fn delete_one(&self, call: &Call, report: &mut Deleted) {
-        match self.try_delete(call).await {
-            Ok(()) => report.deleted += 1,
-            Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
-            Err(error) => {
-                report.failed(&call.target, error.code());
-            }
-        }
+        report.count(call, self.try_delete(call).await);
     }
 
     async fn try_delete(&self, call: &Call) -> Result<(), SwiftError> {
@@ -121,10 +126,6 @@ impl SwiftFront {
             return Ok(self.store.delete_container(call.account(), call.container()).await?);
         };
         let info = self.container_for(call, Want::Write).await?;
-        match self.store.delete_object(&path, info.directory.policy, Precondition::None).await {
-            Ok(_) => Ok(()),
-            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
-            Err(error) => Err(error.into()),
-        }
+        self.delete_in(&info, &path, Precondition::None).await.map(drop)
     }
 }

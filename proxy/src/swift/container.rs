@@ -10,7 +10,7 @@ use super::call::Call;
 use super::error::{Answer, SwiftError};
 use super::listing::{self, Format, Listed};
 use super::metadata::{self, Kind};
-use super::quota;
+use super::{quota, versions};
 use crate::http::http_date;
 use crate::store::StoreError;
 
@@ -30,14 +30,20 @@ impl SwiftFront {
 
     async fn read_container(&self, call: &Call) -> Answer {
         let format = Format::of(call)?;
-        let info = self.container_for(call, Want::List).await?;
+        let info = self.with_versions(self.container_for(call, Want::List).await?).await?;
+        if call.query.has("versions") && !call.is_head() {
+            let builder = self.container_headers(&info, call.by_owner());
+            return self.list_versions(call, &info, builder).await;
+        }
         let query = listing::query(call)?;
         let entries = if call.is_head() {
             Vec::new()
         } else {
             let prefix = query.prefix.clone();
             let page = self.store.list_objects(call.account(), call.container(), query).await?;
-            self.pseudo_folders(call, prefix, page.entries).await?
+            let mut entries = self.pseudo_folders(call, prefix, page.entries).await?;
+            versions::show_links(call, &mut entries);
+            entries
         };
         let builder = self.container_headers(&info, call.by_owner());
         listing::answer(builder, format, (Listed::Objects, call.container()), &entries, call.is_head())
@@ -79,6 +85,7 @@ impl SwiftFront {
             .header("last-modified", http_date(modified))
             .header("x-storage-policy", self.policy_name(directory.policy))
             .header("accept-ranges", "bytes");
+        builder = self.versioning_headers(directory, builder);
         for (name, held) in directory.headers.iter().filter(|(_, held)| !held.value.is_empty()) {
             let owners =
                 ["x-container-read", "x-container-write", "x-container-sync-key", "x-container-sync-to"];
@@ -96,7 +103,7 @@ impl SwiftFront {
 
     async fn put_container(&self, call: &Call) -> Answer {
         self.require(call, Want::Own).await?;
-        let changes = self.container_changes(call)?;
+        let mut changes = self.container_changes(call)?;
         let wanted = call.header("x-storage-policy").filter(|name| !name.is_empty());
         let policy =
             match wanted {
@@ -105,25 +112,29 @@ impl SwiftFront {
                 })?),
                 None => None,
             };
-        match self.store.container(call.account(), call.container()).await {
+        let existing = match self.store.container(call.account(), call.container()).await {
             Ok(info) => {
                 if policy.is_some_and(|policy| policy != info.directory.policy) {
                     return Err(SwiftError::status(StatusCode::CONFLICT));
                 }
                 check_merged(&info, Kind::Container, &changes)?;
+                Some(info)
             }
-            Err(StoreError::NoContainer) => {}
+            Err(StoreError::NoContainer) => None,
             Err(error) => return Err(error.into()),
-        }
-        let policy = policy.unwrap_or(PolicyIndex(0));
+        };
+        let held = existing.as_ref().map(|info| info.directory.policy);
+        let policy = policy.or(held).unwrap_or(PolicyIndex(0));
+        self.versioning_changes(call, existing.as_ref(), policy, &mut changes).await?;
         let created = self.store.create_container(call.account(), call.container(), policy, changes).await?.1;
         done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })
     }
 
     async fn post_container(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Own).await?;
-        let changes = self.container_changes(call)?;
+        let mut changes = self.container_changes(call)?;
         check_merged(&info, Kind::Container, &changes)?;
+        self.versioning_changes(call, Some(&info), info.directory.policy, &mut changes).await?;
         self.store.update_container(call.account(), call.container(), changes).await?;
         done(StatusCode::NO_CONTENT)
     }

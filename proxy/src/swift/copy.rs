@@ -10,6 +10,7 @@ use super::call::{Call, Target, is_true};
 use super::error::{Answer, SwiftError};
 use super::put::{MAX_FILE, check_etag, created_with};
 use super::symlink;
+use super::versions::stamp;
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, http_date, value_bytes,
 };
@@ -41,7 +42,7 @@ impl SwiftFront {
         }
         let from = call.with_target(Method::GET, source.clone());
         let source_info = self.container_for(&from, Want::Read).await?;
-        let mut object = self.open(&from, source_info.directory.policy).await?;
+        let mut object = self.open_requested(&from, &source_info).await?;
         if is_link(object.record()) {
             if call.query.get("symlink") == Some("get") {
                 return self.copy_symlink(call, &source, object.record()).await;
@@ -84,8 +85,10 @@ impl SwiftFront {
         }
         let staged = upload.finish().await?;
         check_etag(call, &hex::encode(staged.md5()))?;
-        let stored = self.store.commit(staged, new, condition).await?;
-        created_with(&stored, &stored.etag, &copied_headers(&source, &record, &stored))
+        let written = self.store_in(&info.directory, staged, new, condition).await?;
+        let stored = &written.record;
+        let answer = created_with(stored, &stored.etag, &copied_headers(&source, &record, stored));
+        stamp(answer, written.version)
     }
 
     /// The metadata of a copy: the source's, then what the request gives.

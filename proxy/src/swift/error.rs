@@ -76,7 +76,10 @@ impl SwiftError {
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         for (name, value) in self.headers {
-            headers.append(name, value);
+            match name {
+                http::header::CONTENT_TYPE => drop(headers.insert(name, value)),
+                _ => drop(headers.append(name, value)),
+            }
         }
         response
     }

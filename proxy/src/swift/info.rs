@@ -49,6 +49,8 @@ impl SwiftFront {
                 "min_segment_size": 5_242_880,
                 "s3_acl": false,
             },
+            "object_versioning": {},
+            "versioned_writes": { "allowed_flags": ["x-versions-location", "x-history-location"] },
             "tempurl": tempurl::info(),
             "formpost": formpost::info(),
             "staticweb": {},

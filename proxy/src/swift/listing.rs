@@ -109,9 +109,9 @@ const HIDDEN: [&str; 1] = ["slo_bytes"];
 const XML_FIELDS: [&str; 5] = ["name", "hash", "bytes", "content_type", "last_modified"];
 
 /// What a listing shows of one object.
-fn object_value(row: &Row) -> Value {
+pub(super) fn object_value(row: &Row) -> Value {
     let mut value = Map::new();
-    let bytes = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(row.bytes);
+    let bytes = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| row.size());
     value.insert("name".into(), json!(row.name));
     value.insert("hash".into(), json!(row.etag));
     value.insert("bytes".into(), json!(bytes));
@@ -120,8 +120,11 @@ fn object_value(row: &Row) -> Value {
     for (name, field) in
         row.extra.iter().filter(|(name, _)| !HIDDEN.contains(&name.as_str()) && !name.starts_with('-'))
     {
-        let shown =
-            if name == "symlink_bytes" { json!(field.parse::<u64>().unwrap_or(0)) } else { json!(field) };
+        let shown = match name.as_str() {
+            "symlink_bytes" => json!(field.parse::<u64>().unwrap_or(0)),
+            "version_symlink" => json!(field == "true"),
+            _ => json!(field),
+        };
         value.insert(name.clone(), shown);
     }
     Value::Object(value)

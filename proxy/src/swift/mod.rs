@@ -39,6 +39,7 @@ mod staticweb_page;
 mod symlink;
 mod tempurl;
 mod unpack;
+mod versions;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use super::account::done;
 use super::auth::Want;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
-use super::{metadata, symlink};
+use super::{metadata, symlink, versions};
 use crate::http::{
     Conditions, Decision, Payload, Ranges, RequestBody, RequestedRanges, header, http_date, payload,
     value_bytes,
@@ -30,6 +30,11 @@ const REPLACED_BY_POST: [&str; 7] = [
 
 impl SwiftFront {
     pub(super) async fn object(&self, call: &Call, body: &mut RequestBody) -> Answer {
+        if let Some(version) = versions::requested(call)?
+            && versions::changes_version(call)
+        {
+            return self.change_version(call, version, body).await;
+        }
         match call.method.as_str() {
             "GET" | "HEAD" => self.get_object(call).await,
             "PUT" if symlink::is_wanted(call) => self.put_symlink(call, body).await,
@@ -46,11 +51,12 @@ impl SwiftFront {
 
     async fn get_object(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Read).await?;
-        let object = self.open(call, info.directory.policy).await?;
-        match is_link(object.record()) {
-            true => self.get_symlink(call, object).await,
-            false => self.get_opened(call, &object).await,
+        let object = self.open_requested(call, &info).await?;
+        if is_link(object.record()) {
+            return self.get_symlink(call, object).await;
         }
+        let answer = self.get_opened(call, &object).await;
+        self.stamp_read(call, &info, &object, answer)
     }
 
     /// Answers with an object that is no link.
@@ -63,11 +69,6 @@ impl SwiftFront {
             };
         }
         self.get_whole(call, object).await
-    }
-
-    /// The object; a HEAD of a small one does not read its bytes.
-    pub(super) async fn open(&self, call: &Call, policy: PolicyIndex) -> Result<OpenObject, SwiftError> {
-        Ok(self.store.open(&call.object_path()?, policy).await?)
     }
 
     async fn post_object(&self, call: &Call) -> Answer {
@@ -102,11 +103,7 @@ impl SwiftFront {
             Some(list) => Precondition::Matches(crate::http::etags(list)),
             None => Precondition::None,
         };
-        match self.store.delete_object(&path, info.directory.policy, condition).await {
-            Ok(_) => done(StatusCode::NO_CONTENT),
-            Err(StoreError::NoObject) => Err(SwiftError::not_found()),
-            Err(error) => Err(error.into()),
-        }
+        self.delete_in(&info, &path, condition).await
     }
 }
 

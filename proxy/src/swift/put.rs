@@ -8,6 +8,7 @@ use super::auth::Want;
 use super::call::Call;
 use super::error::{Answer, SwiftError};
 use super::metadata;
+use super::versions::stamp;
 use crate::http::{RequestBody, empty, http_date};
 use crate::store::{NewObject, Precondition, Staged, StoreError};
 
@@ -28,8 +29,8 @@ impl SwiftFront {
             self.check_quotas(call, &info, staged.size()).await?;
         }
         check_etag(call, &hex::encode(staged.md5()))?;
-        let record = self.store.commit(staged, object, condition).await?;
-        created(&record, &record.etag)
+        let written = self.store_in(&info.directory, staged, object, condition).await?;
+        stamp(created(&written.record, &written.record.etag), written.version)
     }
 
     /// What the request's headers store.

@@ -66,7 +66,8 @@ impl SwiftFront {
         };
         // Most containers have no metadata of this kind, and then no name is made to look it up.
         if has_any(&container.directory, "x-container-meta-quota-") {
-            within(limit("bytes"), container.stats.bytes.saturating_add(bytes))?;
+            let used = container.stats.bytes + self.store.version_bytes(container).await?;
+            within(limit("bytes"), used.saturating_add(bytes))?;
             within(limit("count"), container.stats.rows + 1)?;
         }
         if self.unlimited.holds(call.account())

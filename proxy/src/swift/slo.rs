@@ -10,9 +10,10 @@ use super::bulk::{Deleted, MAX_DELETES};
 use super::call::{Call, Target};
 use super::error::{Answer, SwiftError};
 use super::object::{self, record_headers};
+use super::versions;
 use crate::http::{empty, full};
 use crate::large::{self, ManifestEntry};
-use crate::store::OpenObject;
+use crate::store::{OpenObject, Precondition};
 
 impl SwiftFront {
     /// `?multipart-manifest=get`: the manifest in the form that a listing has, or with `format=raw` in
@@ -34,13 +35,12 @@ impl SwiftFront {
     /// `?multipart-manifest=delete`: the segments, and then the manifest.
     pub(super) async fn delete_slo(&self, call: &Call) -> Answer {
         let info = self.container_for(call, Want::Write).await?;
-        let object = self.open(call, info.directory.policy).await;
+        let object = self.open_requested(call, &info).await;
         let mut report = Deleted::default();
         match object {
             Ok(object) if object.record().header(large::STATIC).is_some() => {
                 let mut paths = Vec::new();
                 self.collect_segments(&object, &mut paths, 0).await?;
-                paths.push(object.path().clone());
                 for path in paths {
                     let target = Target {
                         account: path.account().into(),
@@ -49,11 +49,16 @@ impl SwiftFront {
                     };
                     self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
                 }
+                let deleted = match versions::requested(call)? {
+                    Some(version) => self.delete_requested(&info, object.path(), version).await,
+                    None => self.delete_in(&info, object.path(), Precondition::None).await,
+                };
+                report.count(call, deleted.map(drop));
             }
             Ok(_) => {
                 report.failed_as(&call.target, StatusCode::BAD_REQUEST, "400 Not an SLO manifest".into());
             }
-            Err(error) if error.code() == StatusCode::NOT_FOUND => report.not_found += 1,
+            Err(error) if error.code() == StatusCode::NOT_FOUND => report.count(call, Err(error)),
             Err(error) => return Err(error),
         }
         report.answer(call)

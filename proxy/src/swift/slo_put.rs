@@ -3,7 +3,7 @@
 use base64::Engine;
 use futures_util::{StreamExt, stream};
 use http::{Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
+use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord, VersionId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,10 +13,11 @@ use super::call::{Call, Target};
 use super::error::{Answer, SwiftError};
 use super::put::{check_etag, created};
 use super::slo_report::{encoded, report};
+use super::versions::stamp;
 use crate::http::{RequestBody, RequestedRanges, full, iso_date};
 use crate::large::symlink::is_link;
 use crate::large::{self, ManifestEntry, entries_etag};
-use crate::store::NewObject;
+use crate::store::{NewObject, Written};
 
 /// Most segments of one manifest.
 pub(super) const MAX_SEGMENTS: usize = 1000;
@@ -99,7 +100,7 @@ impl SwiftFront {
 
     async fn store_slo(&self, call: &Call, manifest: Manifest) -> Answer {
         match self.try_store_slo(call, manifest).await {
-            Ok(stored) => created(&stored.record, &stored.etag),
+            Ok(stored) => stamp(created(&stored.record, &stored.etag), stored.version),
             Err(SloError::Problems(problems)) => {
                 let (content_type, body) = report(call, &[], &problems);
                 let builder = Response::builder()
@@ -141,8 +142,8 @@ impl SwiftFront {
         let mut upload = self.store.upload(path, policy, false);
         upload.write(manifest.into()).await.map_err(SwiftError::from)?;
         let staged = upload.finish().await.map_err(SwiftError::from)?;
-        let record = self.store.commit(staged, object, condition).await.map_err(SwiftError::from)?;
-        Ok(StoredSlo { record, etag: format!("\"{etag}\"") })
+        let Written { record, version } = self.store_in(&info.directory, staged, object, condition).await?;
+        Ok(StoredSlo { record, version, etag: format!("\"{etag}\"") })
     }
 
     /// Looks the segments up and compares them with what the client says of them.
@@ -214,6 +215,8 @@ pub(super) struct Manifest {
 /// A manifest that has been stored.
 pub(super) struct StoredSlo {
     pub(super) record: ObjectRecord,
+    /// Its version, if it has an id.
+    pub(super) version: Option<VersionId>,
     /// In quotes.
     pub(super) etag: String,
 }

@@ -54,7 +54,7 @@ fn outcome(call: &Call, stored: Result<StoredSlo, SloError>) -> String {
         report(call, &fields, problems).1
     };
     match stored {
-        Ok(StoredSlo { record, etag }) => {
+        Ok(StoredSlo { record, etag, .. }) => {
             let fields = [
                 ("Etag", etag),
                 ("Last Modified", http_date(record.timestamp)),

@@ -14,9 +14,10 @@ use super::copy::copied_headers;
 use super::error::{Answer, PATH, SwiftError};
 use super::object;
 use super::put::{created, created_with};
+use super::versions::stamp;
 use crate::http::{RequestBody, full};
 use crate::large::symlink::{self as links, Broken, Link, Why};
-use crate::store::{NewObject, OpenObject, StoreError};
+use crate::store::{NewObject, OpenObject, StoreError, Written};
 
 /// Names the target, `container/object`.
 pub(super) const TARGET: &str = "x-symlink-target";
@@ -63,7 +64,7 @@ impl SwiftFront {
     pub(super) async fn get_symlink(&self, call: &Call, object: OpenObject) -> Answer {
         if call.query.get("symlink") == Some("get") {
             let record = object.record();
-            let mut answer = object::answer(call, record, &record.etag, &object)?;
+            let mut answer = stamp(object::answer(call, record, &record.etag, &object), object.version())?;
             for (name, stored) in [(TARGET, links::TARGET), (ACCOUNT, links::ACCOUNT)] {
                 let shown = record.header(stored).map(|value| utf8_percent_encode(value, PATH).to_string());
                 put_header(&mut answer, name, shown.as_deref());
@@ -75,7 +76,7 @@ impl SwiftFront {
         let object = self.follow(call, object).await?;
         let location = location(object.path());
         let of_target = call.with_target(call.method.clone(), target_of(object.path()));
-        match self.get_opened(&of_target, &object).await {
+        match stamp(self.get_opened(&of_target, &object).await, object.version()) {
             Ok(mut answer) => {
                 put_header(&mut answer, CONTENT_LOCATION.as_str(), Some(&location));
                 Ok(answer)
@@ -100,8 +101,8 @@ impl SwiftFront {
         if body.data().await.transpose()?.is_some() {
             return Err(not_empty());
         }
-        let record = self.store_symlink(call, self.new_object(call)?, &info).await?;
-        created(&record, &record.etag)
+        let Written { record, version } = self.store_symlink(call, self.new_object(call)?, &info).await?;
+        stamp(created(&record, &record.etag), version)
     }
 
     /// Copies a link, not what it stands for. The request may change what the copy stands for.
@@ -120,8 +121,8 @@ impl SwiftFront {
         if let Ok(content_type) = HeaderValue::try_from(object.content_type.as_str()) {
             asked.headers.insert(CONTENT_TYPE, content_type);
         }
-        let record = self.store_symlink(&asked, object, &info).await?;
-        created_with(&record, &record.etag, &copied_headers(source, link, &record))
+        let Written { record, version } = self.store_symlink(&asked, object, &info).await?;
+        stamp(created_with(&record, &record.etag, &copied_headers(source, link, &record)), version)
     }
 
     /// Stores a link of the call's name, which stands for what the call's headers say.
@@ -130,7 +131,7 @@ impl SwiftFront {
         call: &Call,
         mut object: NewObject,
         info: &DirectoryInfo,
-    ) -> Result<ObjectRecord, SwiftError> {
+    ) -> Result<Written, SwiftError> {
         let path = call.object_path()?;
         let (target, account) = wanted_target(call)?;
         if target == path {
@@ -164,7 +165,7 @@ impl SwiftFront {
         let policy = info.directory.policy;
         let condition = self.condition(call, &path, policy).await?;
         let staged = self.store.upload(path, policy, false).finish().await?;
-        Ok(self.store.commit(staged, object, condition).await?)
+        self.store_in(&info.directory, staged, object, condition).await
     }
 
     /// What a new static link stands for.

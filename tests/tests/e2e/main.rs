@@ -8,3 +8,4 @@ mod linearizable;
 mod manifest;
 mod orphans;
 mod slow_clients;
+mod versions;
