@@ -145,7 +145,7 @@ fn named_by(device: &Device, key: &[u8], entry: &ObjectEntry) -> Result<Vec<Data
     Ok(match meta.version {
         Version::Live(record) => match record.layout {
             Layout::Extents(extents) => extents.into_iter().map(|extent| extent.data).collect(),
-            Layout::Inline => Vec::new(),
+            Layout::Inline | Layout::Version(_) => Vec::new(),
         },
         Version::Deleted(_) | Version::Moved(_) => Vec::new(),
     })
