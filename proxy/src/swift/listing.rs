@@ -4,7 +4,9 @@ use futures_util::stream;
 use http::StatusCode;
 use kodiak_storage_api::{Entry, ListQuery, Row, Timestamp};
 use quick_xml::escape::escape;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::error::{Answer, SwiftError};
@@ -108,26 +110,34 @@ const HIDDEN: [&str; 1] = ["slo_bytes"];
 /// Fields of an object that XML shows too; the others are for JSON.
 const XML_FIELDS: [&str; 5] = ["name", "hash", "bytes", "content_type", "last_modified"];
 
-/// What a listing shows of one object.
-pub(super) fn object_value(row: &Row) -> Value {
-    let mut value = Map::new();
-    let bytes = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| row.size());
-    value.insert("name".into(), json!(row.name));
-    value.insert("hash".into(), json!(row.etag));
-    value.insert("bytes".into(), json!(bytes));
-    value.insert("content_type".into(), json!(row.content_type));
-    value.insert("last_modified".into(), json!(iso_date(row.timestamp)));
-    for (name, field) in
-        row.extra.iter().filter(|(name, _)| !HIDDEN.contains(&name.as_str()) && !name.starts_with('-'))
-    {
-        let shown = match name.as_str() {
-            "symlink_bytes" => json!(field.parse::<u64>().unwrap_or(0)),
-            "version_symlink" => json!(field == "true"),
-            _ => json!(field),
-        };
-        value.insert(name.clone(), shown);
+/// What a listing shows of one object. Serialized in place: a page has thousands.
+struct Object<'a>(&'a Row);
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row = self.0;
+        let bytes = row.extra("slo_bytes").and_then(|bytes| bytes.parse().ok());
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("name", &row.name)?;
+        fields.serialize_entry("hash", &row.etag)?;
+        fields.serialize_entry("bytes", &bytes.unwrap_or_else(|| row.size()))?;
+        fields.serialize_entry("content_type", &row.content_type)?;
+        fields.serialize_entry("last_modified", &iso_date(row.timestamp))?;
+        for (name, field) in &row.extra {
+            match name.as_str() {
+                hidden if HIDDEN.contains(&hidden) || hidden.starts_with('-') => {}
+                "symlink_bytes" => fields.serialize_entry(name, &field.parse::<u64>().unwrap_or(0))?,
+                "version_symlink" => fields.serialize_entry(name, &(field == "true"))?,
+                _ => fields.serialize_entry(name, field)?,
+            }
+        }
+        fields.end()
     }
-    Value::Object(value)
+}
+
+/// What a listing shows of one object, to be added to.
+pub(super) fn object_value(row: &Row) -> Value {
+    json!(Object(row))
 }
 
 /// What is listed.
@@ -154,7 +164,7 @@ pub(super) fn answer(
     }
     let body = match format {
         Format::Text => text(entries),
-        Format::Json => Value::Array(entries.iter().map(|entry| value(listed, entry)).collect()).to_string(),
+        Format::Json => json(listed, entries)?,
         Format::Xml => xml(listed, name, entries),
     };
     Ok(builder.status(StatusCode::OK).header("content-length", body.len()).body(full(body))?)
@@ -166,6 +176,26 @@ fn value(listed: Listed<'_>, entry: &Entry) -> Value {
         (Entry::Row(row), Listed::Containers(policies)) => container_value(row, policies),
         (Entry::Row(row), Listed::Objects) => object_value(row),
     }
+}
+
+fn json(listed: Listed<'_>, entries: &[Entry]) -> Result<String, SwiftError> {
+    let shown = entries.iter().map(|entry| match (entry, listed) {
+        (Entry::Row(row), Listed::Objects) => Shown::Object(Object(row)),
+        _ => Shown::Other(value(listed, entry)),
+    });
+    let mut out = Vec::with_capacity(entries.len() * 256);
+    let written = serde_json::Serializer::new(&mut out).collect_seq(shown).map(|()| String::from_utf8(out));
+    match written {
+        Ok(Ok(text)) => Ok(text),
+        _ => Err(SwiftError::status(StatusCode::INTERNAL_SERVER_ERROR)),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Object(Object<'a>),
+    Other(Value),
 }
 
 fn text(entries: &[Entry]) -> String {
