@@ -155,10 +155,13 @@ impl Front for SwiftFront {
     async fn handle(&self, request: Request<RequestBody>, context: RequestContext) -> Response<ResponseBody> {
         let (parts, mut body) = request.into_parts();
         let head = parts.method == Method::HEAD;
+        let waits = parts.headers.contains_key("expect");
         let response = match self.answer(Request::from_parts(parts, ()), context.peer.ip(), &mut body).await {
             Ok(response) => response,
             Err(error) => {
-                body.drain().await;
+                if !waits {
+                    body.linger();
+                }
                 error.into_response()
             }
         };
