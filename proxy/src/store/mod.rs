@@ -5,11 +5,11 @@
 
 mod buffers;
 mod commit;
-mod digest;
 mod directories;
 mod error;
 mod listing;
 mod locks;
+mod md5;
 mod open;
 mod placement;
 mod quorum;
@@ -33,6 +33,7 @@ pub use versions::{
 
 use buffers::Buffers;
 use locks::KeyLocks;
+use md5::Hashers;
 use open::Readers;
 use placement::Map;
 
@@ -92,6 +93,7 @@ pub struct Store {
     clock: Arc<Clock>,
     locks: KeyLocks,
     buffers: Buffers,
+    hashers: Hashers,
     readers: Arc<Readers>,
 }
 
@@ -109,6 +111,7 @@ impl Store {
             clock,
             locks: KeyLocks::new(),
             buffers: Buffers::new(),
+            hashers: Hashers::start(),
             readers: Arc::new(Readers::default()),
         }))
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::buffers::Buffer;
-use super::digest::{self, Md5Chain};
+use super::md5::{self, Md5Chain, Md5Stream};
 use super::{SharedStore, Store, StoreError, quorum};
 
 /// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
@@ -72,7 +72,7 @@ impl Store {
             pending_len: 0,
             buffer: None,
             written: 0,
-            md5: Some(Md5Chain::new()),
+            md5: Some(Md5Chain::Ready(Md5Stream::new())),
         }
     }
 
@@ -177,12 +177,12 @@ impl Upload {
     /// Ends the upload: all its blocks are on stable storage and its MD5 is known.
     pub async fn finish(mut self) -> Result<Staged, StoreError> {
         if self.is_small() {
-            let (md5, inline) = digest::md5(self.kept(), self.pending_len).await?;
+            let (md5, inline) = md5::md5(self.kept(), self.pending_len).await?;
             return Ok(self.staged(md5, inline, Layout::Inline));
         }
         self.send_block().await?;
         let md5 = match self.md5.take() {
-            Some(chain) => chain.state().await,
+            Some(chain) => chain.stream().await,
             None => Err(StoreError::Unavailable("the upload had failed".into())),
         };
         // A block that failed explains a broken chain better than the chain does.
@@ -203,7 +203,7 @@ impl Upload {
         let Some(chain) = self.md5.take() else {
             return Err(StoreError::Unavailable("the upload had failed".into()));
         };
-        let md5 = match chain.state().await {
+        let md5 = match chain.stream().await {
             Ok(md5) => md5,
             Err(broken) => return Err(self.blocks.drain(0).await.err().unwrap_or(broken)),
         };
@@ -216,7 +216,7 @@ impl Upload {
         self.blocks.writes.spawn(async move {
             let next = async {
                 // Nobody waits for the hash if the upload was given up.
-                let _ = hashed.send(digest::continue_md5(md5, data.clone()).await?);
+                let _ = hashed.send(store.hashers.update(md5, data.clone()).await?);
                 Ok(())
             };
             let write = store.write_block(&owner, policy, id, (digest, data.clone()));
