@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use metrics::Counter;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
@@ -86,7 +87,22 @@ impl Fronts {
     }
 }
 
+/// Bytes of bodies: those that have come, and those of the answers that were begun.
+struct Traffic {
+    received: Counter,
+    sent: Counter,
+}
+
+impl Traffic {
+    fn of(front: &Arc<dyn Front>) -> Traffic {
+        let bytes = |direction| metrics::counter!("kodiak_body_bytes_total", "api" => front.name(), "direction" => direction);
+        Traffic { received: bytes("received"), sent: bytes("sent") }
+    }
+}
+
 struct Shared {
+    swift: Traffic,
+    s3: Traffic,
     fronts: Fronts,
     settings: ServerSettings,
 }
@@ -101,7 +117,8 @@ pub async fn serve(
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let drain = Duration::from_secs(settings.drain);
     let body_timeout = Duration::from_secs(settings.body_timeout);
-    let shared = Arc::new(Shared { fronts, settings });
+    let (swift, s3) = (Traffic::of(&fronts.swift), Traffic::of(&fronts.s3));
+    let shared = Arc::new(Shared { swift, s3, fronts, settings });
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
@@ -170,7 +187,8 @@ impl Shared {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let body_timeout = Duration::from_secs(self.settings.body_timeout);
         let kept = asks_to_be_kept(&request);
-        let request = request.map(|body| RequestBody::incoming(body, body_timeout));
+        let traffic = if Arc::ptr_eq(front, &self.fronts.swift) { &self.swift } else { &self.s3 };
+        let request = request.map(|body| RequestBody::incoming(body, body_timeout, traffic.received.clone()));
         let mut response = front.handle(request, context).await;
         if let Ok(value) = HeaderValue::from_str(&id) {
             let headers = response.headers_mut();
@@ -181,6 +199,7 @@ impl Shared {
             // HTTP/1.1 keeps the connection anyway; older clients believe it only if they are told.
             response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("keep-alive"));
         }
+        traffic.sent.increment(response.body().size_hint().exact().unwrap_or_else(|| declared(&response)));
         let took = begun.elapsed();
         let status = response.status().as_u16();
         record(front.name(), &method, status, took);
@@ -197,6 +216,11 @@ impl Shared {
 fn asks_to_be_kept<B>(request: &Request<B>) -> bool {
     let asks = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     request.headers().get(CONNECTION).is_some_and(asks)
+}
+
+/// The length that an answer's head states for its body.
+fn declared(response: &Response<ResponseBody>) -> u64 {
+    header(response.headers(), "content-length").and_then(|length| length.parse().ok()).unwrap_or(0)
 }
 
 fn record(api: &'static str, method: &http::Method, status: u16, took: Duration) {

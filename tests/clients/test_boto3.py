@@ -501,3 +501,24 @@ def test_browsers_upload_by_forms_that_a_policy_allows(store, bucket, version):
     form = s3.generate_presigned_post(bucket, "k")
     assert requests.post(form["url"], data=form["fields"], files={"file": b"x"}).status_code == 204
     assert "<Code>AccessDenied</Code>" in requests.post(form["url"], data={"key": "k"}, files={"file": b"x"}).text
+
+
+def test_a_completion_that_races_a_deletion_or_a_write_succeeds(s3, bucket):
+    def other(number):
+        if number % 2:
+            s3.delete_object(Bucket=bucket, Key="k")
+        else:
+            s3.put_object(Bucket=bucket, Key="k", Body=b"other")
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for number in range(60):
+            upload = s3.create_multipart_upload(Bucket=bucket, Key="k")["UploadId"]
+            name = dict(Bucket=bucket, Key="k", UploadId=upload)
+            etag = s3.upload_part(PartNumber=1, Body=b"part", **name)["ETag"]
+            rivals = [pool.submit(other, number) for _ in range(2)]
+            parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+            done = s3.complete_multipart_upload(MultipartUpload=parts, **name)
+            assert done["ETag"].endswith('-1"')
+            for rival in rivals:
+                rival.result()
+            assert code(s3.list_parts, **name) == "NoSuchUpload"

@@ -9,6 +9,7 @@ use futures_util::{Stream, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use metrics::Counter;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
@@ -52,7 +53,7 @@ const LINGER_BYTES: usize = 128 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(30);
 
 enum Source {
-    Incoming(hyper::body::Incoming),
+    Incoming { body: hyper::body::Incoming, received: Counter },
     Full(Full<Bytes>),
     Pieces { pieces: Pieces, left: Option<u64> },
 }
@@ -69,9 +70,10 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// A body from a connection, whose client is given up when it sends nothing for `patience`.
-    pub fn incoming(body: hyper::body::Incoming, patience: Duration) -> RequestBody {
-        RequestBody { source: Source::Incoming(body), patience, idle: None }
+    /// A body from a connection, whose client is given up when it sends nothing for `patience`. Its bytes
+    /// are counted as they come.
+    pub fn incoming(body: hyper::body::Incoming, patience: Duration, received: Counter) -> RequestBody {
+        RequestBody { source: Source::Incoming { body, received }, patience, idle: None }
     }
 
     /// A body with these bytes.
@@ -163,7 +165,15 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self.get_mut();
         let polled = match &mut this.source {
-            Source::Incoming(body) => Pin::new(body).poll_frame(cx),
+            Source::Incoming { body, received } => {
+                let polled = Pin::new(body).poll_frame(cx);
+                if let Poll::Ready(Some(Ok(frame))) = &polled
+                    && let Some(data) = frame.data_ref()
+                {
+                    received.increment(data.len() as u64);
+                }
+                polled
+            }
             Source::Full(body) => return Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
             Source::Pieces { left: Some(0), .. } => return Poll::Ready(None),
             Source::Pieces { pieces, left } => {
@@ -188,7 +198,7 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Incoming(body) => body.is_end_stream(),
+            Source::Incoming { body, .. } => body.is_end_stream(),
             Source::Full(body) => body.is_end_stream(),
             Source::Pieces { left, .. } => *left == Some(0),
         }
@@ -196,7 +206,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Incoming(body) => body.size_hint(),
+            Source::Incoming { body, .. } => body.size_hint(),
             Source::Full(body) => body.size_hint(),
             Source::Pieces { left, .. } => left.map(SizeHint::with_exact).unwrap_or_default(),
         }

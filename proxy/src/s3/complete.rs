@@ -86,6 +86,29 @@ struct Assembly {
     checksums: Vec<(String, u64)>,
 }
 
+/// What a completion has come to.
+struct Assembled {
+    /// The object that it made.
+    written: Written,
+    /// What the name holds, if anything: the same, unless somebody has changed it since.
+    stored: Option<Written>,
+    checksum: Option<(Algorithm, String)>,
+}
+
+/// The record that an assembly writes.
+fn meant(object: &NewObject, extents: &[Extent], at: Timestamp) -> ObjectRecord {
+    ObjectRecord {
+        timestamp: at,
+        size: extents.iter().map(|extent| extent.len).sum(),
+        etag: object.etag.clone().unwrap_or_default(),
+        content_type: object.content_type.clone(),
+        headers: object.headers.clone(),
+        listing: object.listing.clone(),
+        expires_at: object.expires_at,
+        layout: Layout::Extents(extents.to_vec()),
+    }
+}
+
 impl S3Front {
     pub(super) async fn complete(&self, call: &Call, body: &mut RequestBody) -> Answer {
         let begun = match self.begun(call).await {
@@ -115,8 +138,8 @@ impl S3Front {
             };
         }
         let assembly = self.assembly(call, &begun, &wanted.parts).await?;
-        let (written, checksum) = self.assemble(call, &begun, assembly).await?;
-        self.clean_up(call, &begun, Some(&written)).await?;
+        let Assembled { written, stored, checksum } = self.assemble(call, &begun, assembly).await?;
+        self.clean_up(call, &begun, stored.as_ref()).await?;
         let version = versions::written(begun.mode, written.version);
         self.completed(call, &written.record, checksum, version)
     }
@@ -234,12 +257,7 @@ impl S3Front {
         Ok(assembly)
     }
 
-    async fn assemble(
-        &self,
-        call: &Call,
-        begun: &Begun,
-        assembly: Assembly,
-    ) -> Result<(Written, Option<(Algorithm, String)>), S3Error> {
+    async fn assemble(&self, call: &Call, begun: &Begun, assembly: Assembly) -> Result<Assembled, S3Error> {
         let condition = condition(call)?;
         check_announced(call, begun, &assembly)?;
         let mut object = NewObject {
@@ -267,15 +285,18 @@ impl S3Front {
         }
         self.store.archive(&begun.bucket, &call.path()).await?;
         let at = self.mark(begun).await?;
-        let place = (call.path(), begun.policy);
+        let (place, meant) = ((call.path(), begun.policy), meant(&object, &assembly.extents, at));
         let assembled =
             self.store.assemble_as(begun.mode, place, assembly.extents, (object, at), condition).await;
         match assembled {
-            Ok(written) => Ok((written, checksum)),
-            // Somebody has repeated this completion, or has written the name since: both come after it.
+            Ok(written) => Ok(Assembled { stored: Some(written.clone()), written, checksum }),
+            // Somebody has repeated this completion, or has written or deleted the name at a later time: then
+            // the object was there, at `at`, and is gone again.
             Err(StoreError::Conflict(_)) => {
-                let written = self.assembled(call, begun, at).await?;
-                Ok((written.ok_or_else(S3Error::no_such_key)?, checksum))
+                let stored = self.assembled(call, begun, at).await?;
+                let ours = stored.clone().filter(|stored| is_of(&stored.record, &begun.id));
+                let written = ours.unwrap_or(Written { record: meant, version: None });
+                Ok(Assembled { written, stored, checksum })
             }
             Err(error) => {
                 // A version may be stored already: another attempt goes on with it.
