@@ -1,5 +1,6 @@
 //! A store in a process of its own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running store. Dropped, it is killed.
 pub struct Store {
     folder: Folder,
+    /// More variables of its environment.
+    environment: Vec<(OsString, OsString)>,
     child: Child,
     endpoints: Endpoints,
 }
@@ -75,15 +78,23 @@ impl Store {
     /// Starts a new, empty store with more arguments of `kodiak up`.
     pub fn start_with(arguments: &[&str]) -> Result<Store> {
         let folder = TempDir::with_prefix("kodiak-e2e-")?;
-        let (child, endpoints) = spawn(folder.path(), arguments)?;
-        Ok(Store { folder: Folder::Own(folder), child, endpoints })
+        let (child, endpoints) = spawn(folder.path(), arguments, &[])?;
+        Ok(Store { folder: Folder::Own(folder), environment: Vec::new(), child, endpoints })
+    }
+
+    /// Starts a new, empty store with more variables in its environment, now and whenever it is restarted.
+    pub fn start_in_environment(environment: Vec<(OsString, OsString)>) -> Result<Store> {
+        let folder = TempDir::with_prefix("kodiak-e2e-")?;
+        let (child, endpoints) = spawn(folder.path(), &[], &environment)?;
+        Ok(Store { folder: Folder::Own(folder), environment, child, endpoints })
     }
 
     /// Starts a store in a folder that outlives it.
     pub fn start_in(folder: &Path, arguments: &[&str]) -> Result<Store> {
         std::fs::create_dir_all(folder)?;
-        let (child, endpoints) = spawn(folder, arguments)?;
-        Ok(Store { folder: Folder::Given(folder.to_owned()), child, endpoints })
+        let (child, endpoints) = spawn(folder, arguments, &[])?;
+        let (folder, environment) = (Folder::Given(folder.to_owned()), Vec::new());
+        Ok(Store { folder, environment, child, endpoints })
     }
 
     /// Kills the process with no chance to tidy up, as a crash does.
@@ -104,7 +115,7 @@ impl Store {
     /// Starts it again on the same data; how long it took to be healthy.
     pub fn restart(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        (self.child, self.endpoints) = spawn(self.folder.path(), &[])?;
+        (self.child, self.endpoints) = spawn(self.folder.path(), &[], &self.environment)?;
         Ok(begun.elapsed())
     }
 
@@ -159,7 +170,11 @@ impl Drop for Store {
     }
 }
 
-fn spawn(folder: &Path, arguments: &[&str]) -> Result<(Child, Endpoints)> {
+fn spawn(
+    folder: &Path,
+    arguments: &[&str],
+    environment: &[(OsString, OsString)],
+) -> Result<(Child, Endpoints)> {
     let file = folder.join("endpoints.json");
     if file.exists() {
         std::fs::remove_file(&file)?;
@@ -170,6 +185,7 @@ fn spawn(folder: &Path, arguments: &[&str]) -> Result<(Child, Endpoints)> {
         .args(["up", "--listen", "127.0.0.1:0", "--data"])
         .arg(folder)
         .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()

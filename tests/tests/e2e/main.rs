@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod damage;
 mod full_disk;
+mod index_power;
 mod linearizable;
 mod manifest;
 mod orphans;
