@@ -48,7 +48,7 @@ guest: build ## Cut the power of a virtual machine under load, KODIAK_GUEST_ROUN
 	@scripts/packages $(GUEST_PACKAGES)
 	@$(ENV) cargo test --release -p kodiak-tests --locked --quiet --test guest -- --ignored --nocapture
 
-fuzz: build ## Fuzz everything that reads untrusted bytes, each for FUZZ_SECONDS (10)
+fuzz: build ## Fuzz everything that reads untrusted bytes, with the same inputs each time or for FUZZ_SECONDS
 	@$(ENV) scripts/fuzz
 
 bench: build ## Measure this machine's figures

@@ -129,7 +129,7 @@ fn fit_replicas(builder: &RingBuilder, tree: &Tree, targets: &[u32], places: &mu
 
 /// How useful it is to drop replica `i`: neighbours in its own domains, then its device's surplus.
 fn crowding(tree: &Tree, row: &[DomainId], i: usize, counts: &[u32], targets: &[u32]) -> (usize, i64) {
-    let Some(domain) = tree.domains.get(row[i] as usize) else { return (0, 0) };
+    let Some(domain) = tree.domains.get(row[i] as usize).filter(|_| row[i] != ROOT) else { return (0, 0) };
     let path = domain.path;
     let neighbours = row
         .iter()
