@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod key;
 mod node;
+mod placement;
 mod record;
 mod time;
 mod version;
@@ -23,11 +24,12 @@ pub use node::{
     BlockWrite, DeviceIndex, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work, WorkId,
     WorkItem, WorkKind,
 };
+pub use placement::{Map, NoSuchDevice, Nodes, Placement, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use time::{Clock, Timestamp};
 pub use version::{VersionId, VersionIdError};
 
-pub use kodiak_ring::{KeyHash, Partition, PolicyIndex};
+pub use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex};
 
 /// Objects up to this many bytes lie in one needle with their record; larger ones in blocks.
 pub const INLINE_MAX: usize = 256 * 1024;

@@ -12,8 +12,8 @@ use kodiak_storage_api::{
     RowDurability, RowTarget, Timestamp, Version,
 };
 
-use super::placement::Replica;
 use super::{NewObject, Precondition, Staged, Store, StoreError, quorum};
+use kodiak_storage_api::Replica;
 
 /// Times a write whose timestamp is behind is given a newer one. Each failure teaches the clock the
 /// newest timestamp, so a second round already needs a writer elsewhere in between.
@@ -34,7 +34,7 @@ impl Store {
         let change = Change { path, policy, inline, at: object.timestamp, condition };
         let store = self.clone();
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&change.path, change.policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&change.path, change.policy)?.hash).await;
             store.check(&change).await?;
             // From here on a crash or an error may leave the record stored: the blocks stay.
             staged.blocks.hand_over();
@@ -61,7 +61,7 @@ impl Store {
         let change = Change { path, policy, inline: Vec::new(), at, condition };
         let store = self.clone();
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&change.path, change.policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&change.path, change.policy)?.hash).await;
             store.check(&change).await?;
             store.put(change, record).await
         })
@@ -81,7 +81,7 @@ impl Store {
     {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let key = store.map.object(&path, policy)?;
+            let key = store.map().object(&path, policy)?;
             let _lock = store.locks.lock(key.hash).await;
             let stored = store.newest(key, &path, true).await?;
             let Some(stored) = stored else { return Err(StoreError::NoObject) };
@@ -127,7 +127,7 @@ impl Store {
     ) -> Result<ObjectRecord, StoreError> {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let key = store.map.object(&path, policy)?;
+            let key = store.map().object(&path, policy)?;
             let _lock = store.locks.lock(key.hash).await;
             let current = store.newest(key, &path, false).await?.map(|stored| stored.version);
             let now = store.now();
@@ -158,7 +158,7 @@ impl Store {
         if change.condition == Precondition::None {
             return Ok(());
         }
-        let key = self.map.object(&change.path, change.policy)?;
+        let key = self.map().object(&change.path, change.policy)?;
         let current = self.newest(key, &change.path, false).await?.map(|stored| stored.version);
         let current = current.as_ref().and_then(Version::live);
         if change.condition.holds(current, self.now()) {
@@ -213,11 +213,10 @@ impl Store {
     }
 
     async fn write_at(&self, change: &Change, version: Version) -> Result<(), NodeError> {
-        let unplaced = |error: StoreError| NodeError::Unavailable(error.to_string());
-        let key = self.map.object(&change.path, change.policy).map_err(unplaced)?;
-        let replicas = self.map.object_replicas(change.policy, key.partition).map_err(unplaced)?;
-        let directory = self.map.container(change.path.container_path());
-        let containers = self.map.container_replicas(directory);
+        let key = self.map().object(&change.path, change.policy)?;
+        let replicas = self.map().object_replicas(change.policy, key.partition)?;
+        let directory = self.map().container(change.path.container_path());
+        let containers = self.map().container_replicas(directory);
         let (rows, unpaired) = pair_rows(directory, &replicas, containers);
         let inline = if version.live().is_some() { change.inline.as_slice() } else { &[] };
         let write = |index: usize, replica: Replica| {

@@ -8,8 +8,8 @@ use kodiak_storage_api::{
     RowDurability,
 };
 
-use super::placement::Replica;
 use super::{Store, StoreError, Versioning, quorum};
+use kodiak_storage_api::Replica;
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -18,23 +18,23 @@ impl Store {
         account: &str,
         headers: Vec<(String, String)>,
     ) -> Result<bool, StoreError> {
-        let key = self.map.account(account);
+        let key = self.map().account(account);
         let change = DirectoryChange::Create { policy: PolicyIndex(0), headers };
-        let (_, created) = self.change(self.map.account_replicas(key), key, account, change).await?;
+        let (_, created) = self.change(self.map().account_replicas(key), key, account, change).await?;
         Ok(created)
     }
 
     /// The account's record and totals.
     pub async fn account(&self, account: &str) -> Result<DirectoryInfo, StoreError> {
-        let key = self.map.account(account);
-        let info = self.directory(&self.map.account_replicas(key), key).await?;
+        let key = self.map().account(account);
+        let info = self.directory(&self.map().account_replicas(key), key).await?;
         info.filter(|info| info.directory.exists()).ok_or(StoreError::NoAccount)
     }
 
     /// Whether there was such an account once, and it is deleted.
     pub async fn account_is_deleted(&self, account: &str) -> Result<bool, StoreError> {
-        let key = self.map.account(account);
-        let info = self.directory(&self.map.account_replicas(key), key).await?;
+        let key = self.map().account(account);
+        let info = self.directory(&self.map().account_replicas(key), key).await?;
         Ok(info.is_some_and(|info| !info.directory.exists()))
     }
 
@@ -44,17 +44,17 @@ impl Store {
         account: &str,
         headers: Vec<(String, String)>,
     ) -> Result<(), StoreError> {
-        let key = self.map.account(account);
+        let key = self.map().account(account);
         let change = DirectoryChange::Update { headers };
-        let changed = self.change(self.map.account_replicas(key), key, account, change).await;
+        let changed = self.change(self.map().account_replicas(key), key, account, change).await;
         changed.map(drop).map_err(as_account)
     }
 
     /// Deletes an account that has no containers ([`StoreError::NotEmpty`] otherwise).
     pub async fn delete_account(&self, account: &str) -> Result<(), StoreError> {
         self.account(account).await?;
-        let key = self.map.account(account);
-        let deleted = self.change(self.map.account_replicas(key), key, account, DirectoryChange::Delete);
+        let key = self.map().account(account);
+        let deleted = self.change(self.map().account_replicas(key), key, account, DirectoryChange::Delete);
         deleted.await.map(drop).map_err(as_account)
     }
 
@@ -70,10 +70,10 @@ impl Store {
             self.create_account(account, Vec::new()).await?;
         }
         let path = format!("{account}/{container}");
-        let key = self.map.container(&path);
+        let key = self.map().container(&path);
         let change = DirectoryChange::Create { policy, headers };
         let _lock = self.locks.lock(key.hash).await;
-        let (info, created) = self.change(self.map.container_replicas(key), key, &path, change).await?;
+        let (info, created) = self.change(self.map().container_replicas(key), key, &path, change).await?;
         if created {
             self.write_account_row(account, self.container_row(container, &info)).await?;
         }
@@ -82,8 +82,8 @@ impl Store {
 
     /// A container's record and totals.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
-        let key = self.map.container(&format!("{account}/{container}"));
-        let info = self.directory(&self.map.container_replicas(key), key).await?;
+        let key = self.map().container(&format!("{account}/{container}"));
+        let info = self.directory(&self.map().container_replicas(key), key).await?;
         info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)
     }
 
@@ -95,9 +95,9 @@ impl Store {
         headers: Vec<(String, String)>,
     ) -> Result<(), StoreError> {
         let path = format!("{account}/{container}");
-        let key = self.map.container(&path);
+        let key = self.map().container(&path);
         let change = DirectoryChange::Update { headers };
-        self.change(self.map.container_replicas(key), key, &path, change).await.map(drop)
+        self.change(self.map().container_replicas(key), key, &path, change).await.map(drop)
     }
 
     /// Deletes an empty container that has no versions either.
@@ -112,9 +112,9 @@ impl Store {
     /// Deletes a container if it has no rows.
     pub(super) async fn remove_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let path = format!("{account}/{container}");
-        let key = self.map.container(&path);
+        let key = self.map().container(&path);
         let _lock = self.locks.lock(key.hash).await;
-        self.change(self.map.container_replicas(key), key, &path, DirectoryChange::Delete).await?;
+        self.change(self.map().container_replicas(key), key, &path, DirectoryChange::Delete).await?;
         let row = Row::tombstone(container.to_owned(), self.clock.now());
         self.write_account_row(account, row).await
     }
@@ -122,7 +122,7 @@ impl Store {
     /// Gives the account a container's totals.
     pub(super) async fn report_totals(&self, info: &DirectoryInfo) -> Result<(), StoreError> {
         let Some((account, container)) = info.directory.name.split_once('/') else { return Ok(()) };
-        let _lock = self.locks.lock(self.map.container(&info.directory.name).hash).await;
+        let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
         let info = match self.container(account, container).await {
             Ok(info) => info,
             Err(StoreError::NoContainer) => return Ok(()),
@@ -153,12 +153,12 @@ impl Store {
     }
 
     async fn write_account_row(&self, account: &str, row: Row) -> Result<(), StoreError> {
-        let key = self.map.account(account);
+        let key = self.map().account(account);
         let write = |_, replica: Replica| {
             let rows = vec![row.clone()];
             async move { replica.node.write_rows(replica.device, key, rows, RowDurability::Synced).await }
         };
-        let written = quorum::write(self.map.account_replicas(key), write).await;
+        let written = quorum::write(self.map().account_replicas(key), write).await;
         written.map(drop).map_err(|error| as_account(error.into()))
     }
 

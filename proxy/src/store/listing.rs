@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, Page, PolicyIndex, Stats};
 
-use super::placement::Replica;
 use super::{Store, StoreError, quorum};
+use kodiak_storage_api::Replica;
 
 /// After every name that begins with NUL and before every other.
 const HIDDEN_END: &str = "\0\u{10ffff}";
@@ -25,8 +25,8 @@ impl Store {
 
     /// A page of an account's containers, the cluster's own too, whose names begin with NUL.
     pub async fn list_all_containers(&self, account: &str, query: ListQuery) -> Result<Page, StoreError> {
-        let key = self.map.account(account);
-        self.list(&self.map.account_replicas(key), key, query).await
+        let key = self.map().account(account);
+        self.list(&self.map().account_replicas(key), key, query).await
     }
 
     /// The totals of an account's containers by storage policy. Reads the account's whole listing.
@@ -57,8 +57,8 @@ impl Store {
         container: &str,
         query: ListQuery,
     ) -> Result<Page, StoreError> {
-        let key = self.map.container(&format!("{account}/{container}"));
-        self.list(&self.map.container_replicas(key), key, query).await
+        let key = self.map().container(&format!("{account}/{container}"));
+        self.list(&self.map().container_replicas(key), key, query).await
     }
 
     async fn list(

@@ -11,7 +11,6 @@ mod listing;
 mod locks;
 mod md5;
 mod open;
-mod placement;
 mod quorum;
 mod upload;
 mod versions;
@@ -19,12 +18,13 @@ mod workers;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, ObjectRecord, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
 
 pub use error::StoreError;
+pub use kodiak_storage_api::{NoSuchDevice, Nodes, Placement};
 pub use open::OpenObject;
-pub use placement::{NoSuchDevice, Nodes, Placement};
 pub use upload::{Staged, Upload};
 pub use versions::{
     DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
@@ -35,7 +35,6 @@ use buffers::Buffers;
 use locks::KeyLocks;
 use md5::Hashers;
 use open::Readers;
-use placement::Map;
 
 /// What must hold of the current version for a write to happen; checked atomically with it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -89,7 +88,8 @@ pub struct NewObject {
 
 /// The coordinator of all reads and writes.
 pub struct Store {
-    map: Map,
+    /// Replaced as a whole when a ring changes.
+    map: ArcSwap<Map>,
     clock: Arc<Clock>,
     locks: KeyLocks,
     buffers: Buffers,
@@ -107,13 +107,23 @@ impl Store {
     /// A store over these nodes. Its background workers begin with [`Store::run_workers`].
     pub fn new(placement: Placement, nodes: &Nodes, clock: Arc<Clock>) -> Result<SharedStore, NoSuchDevice> {
         Ok(Arc::new(Store {
-            map: Map::new(placement, nodes)?,
+            map: ArcSwap::from_pointee(Map::new(placement, nodes)?),
             clock,
             locks: KeyLocks::new(),
             buffers: Buffers::new(),
             hashers: Hashers::start(),
             readers: Arc::new(Readers::default()),
         }))
+    }
+
+    /// Goes on with other rings; what has begun with the old ones ends with them.
+    pub fn set_placement(&self, placement: Placement, nodes: &Nodes) -> Result<(), NoSuchDevice> {
+        self.map.store(Arc::new(Map::new(placement, nodes)?));
+        Ok(())
+    }
+
+    fn map(&self) -> arc_swap::Guard<Arc<Map>> {
+        self.map.load()
     }
 
     /// The clock that orders this store's writes.

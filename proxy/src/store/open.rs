@@ -12,9 +12,9 @@ use kodiak_storage_api::{
 };
 use parking_lot::Mutex;
 
-use super::placement::Replica;
 use super::{ByteStream, Store, StoreError, quorum};
 use crate::http::Payload;
+use kodiak_storage_api::Replica;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
 const READ_PIECE: u64 = 16 * CHECKSUM_CHUNK as u64;
@@ -80,7 +80,7 @@ impl Drop for Reading {
 impl Store {
     /// The newest version's record, without its bytes; expired ones are [`StoreError::NoObject`].
     pub async fn head(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectRecord, StoreError> {
-        let key = self.map.object(path, policy)?;
+        let key = self.map().object(path, policy)?;
         let stored = self.newest(key, path, false).await?;
         match self.visible(stored)? {
             (record, _) if matches!(record.layout, Layout::Version(_)) => {
@@ -96,7 +96,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<OpenObject, StoreError> {
-        let key = self.map.object(path, policy)?;
+        let key = self.map().object(path, policy)?;
         let stored = self.newest(key, path, true).await?;
         match self.visible(stored)? {
             (record, _) if matches!(record.layout, Layout::Version(_)) => {
@@ -128,7 +128,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let key = self.map.object(path, policy)?;
+        let key = self.map().object(path, policy)?;
         Ok(self.newest(key, path, false).await?.map(|stored| stored.version.timestamp()))
     }
 
@@ -155,7 +155,7 @@ impl Store {
         path: &ObjectPath,
         data: bool,
     ) -> Result<Option<StoredVersion>, StoreError> {
-        let replicas = self.map.object_replicas(key.policy, key.partition)?;
+        let replicas = self.map().object_replicas(key.policy, key.partition)?;
         if let [only] = replicas.as_slice() {
             return Ok(only.node.read_object(only.device, key, data).await?);
         }
@@ -195,7 +195,7 @@ impl Store {
             let Some(full) = source.node.read_object(source.device, key, true).await? else { return Ok(()) };
             newest = full;
         }
-        let directory = self.map.container(path.container_path());
+        let directory = self.map().container(path.container_path());
         let row = newest.version.row(path);
         for replica in behind {
             let write = ObjectWrite {
@@ -210,7 +210,7 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
-        let containers = self.map.container_replicas(directory);
+        let containers = self.map().container_replicas(directory);
         let write = |_, replica: Replica| {
             let rows = vec![row.clone()];
             let durability = kodiak_storage_api::RowDurability::Synced;
@@ -224,9 +224,9 @@ impl Store {
 
     /// A verified piece of a block from the first replica that has it intact.
     async fn read_piece(&self, policy: PolicyIndex, piece: Piece) -> Result<Bytes, StoreError> {
-        let key = self.map.block(policy, piece.data, piece.block)?;
+        let key = self.map().block(policy, piece.data, piece.block)?;
         let mut errors = Vec::new();
-        for replica in self.map.object_replicas(policy, key.partition)? {
+        for replica in self.map().object_replicas(policy, key.partition)? {
             match replica.node.read_block(replica.device, key, piece.range.clone()).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {

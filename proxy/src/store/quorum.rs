@@ -7,7 +7,7 @@ use futures_util::stream::FuturesUnordered;
 use kodiak_storage_api::NodeError;
 
 use super::error::worst;
-use super::placement::Replica;
+use kodiak_storage_api::Replica;
 
 /// How many of `replicas` are a majority.
 pub(super) fn majority(replicas: usize) -> usize {

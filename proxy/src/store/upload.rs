@@ -84,9 +84,9 @@ impl Store {
         id: (DataId, u32),
         (digest, data): ([u8; 32], Bytes),
     ) -> Result<(), StoreError> {
-        let key = self.map.block(policy, id.0, id.1)?;
-        let replicas = self.map.object_replicas(policy, key.partition)?;
-        let write = |_, replica: super::placement::Replica| {
+        let key = self.map().block(policy, id.0, id.1)?;
+        let replicas = self.map().object_replicas(policy, key.partition)?;
+        let write = |_, replica: kodiak_storage_api::Replica| {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
@@ -102,8 +102,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         for extent in extents {
             for index in 0..extent.blocks() {
-                let key = self.map.block(policy, extent.data, index)?;
-                for replica in self.map.object_replicas(policy, key.partition)? {
+                let key = self.map().block(policy, extent.data, index)?;
+                for replica in self.map().object_replicas(policy, key.partition)? {
                     replica.node.delete_blocks(replica.device, vec![key]).await?;
                 }
             }

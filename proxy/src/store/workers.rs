@@ -7,8 +7,8 @@ use kodiak_storage_api::{Work, WorkItem, WorkKind};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::placement::Replica;
 use super::{Precondition, Store, StoreError};
+use kodiak_storage_api::Replica;
 
 /// How soon an account knows its containers' totals.
 const TOTALS_EVERY: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ impl Store {
     /// Runs the background workers until `stop` changes.
     pub fn run_workers(self: &Arc<Self>, stop: watch::Receiver<bool>) {
         for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free] {
-            for replica in self.map.devices() {
+            for replica in self.map().devices() {
                 tokio::spawn(self.clone().work(kind, replica, stop.clone()));
             }
         }

@@ -50,7 +50,7 @@ impl Store {
         self.make_versions_container(path.account(), path.container(), policy).await?;
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             let held = store.record_at(&path, policy).await?;
             let current = held.as_ref().filter(|record| !record.expired(store.now()));
             if condition != Precondition::None {
@@ -103,7 +103,7 @@ impl Store {
     ) -> Result<Deletion, StoreError> {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             store.remove_version(&path, policy, id, promote).await
         })
         .await
@@ -117,7 +117,7 @@ impl Store {
     ) -> Result<Deletion, StoreError> {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             let mut gone = Deletion { existed: false, version: None, marker: false };
             if let Some(record) = store.record_at(&path, policy).await?
                 && !matches!(record.layout, Layout::Version(_))

@@ -31,7 +31,7 @@ impl Store {
         self.make_versions_container(path.account(), path.container(), policy).await?;
         let store = self.clone();
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             store.check(&Change { condition, ..Change::of(&path, policy) }).await?;
             store.keep_null(&path, policy).await?;
             // As in a plain commit: from here on the record may be stored, so the blocks stay.
@@ -65,7 +65,7 @@ impl Store {
         self.make_versions_container(path.account(), path.container(), policy).await?;
         let store = self.clone();
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             store.check(&Change { condition, ..Change::of(&path, policy) }).await?;
             let current = store.last_write(&path, policy).await?.is_none_or(|last| last < at);
             if current {
@@ -85,7 +85,7 @@ impl Store {
     ) -> Result<Written, StoreError> {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let _lock = store.locks.lock(store.map.object(&path, policy)?.hash).await;
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
             let record = store.head_version(&path, policy, id).await?;
             if is_delete_marker(&record) {
                 return Err(StoreError::NoObject);
@@ -163,7 +163,7 @@ impl Store {
     /// Gives the object at a name a record among the versions, if it has none. The caller holds the
     /// name's lock.
     pub(super) async fn keep_null(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<(), StoreError> {
-        let stored = self.newest(self.map.object(path, policy)?, path, true).await?;
+        let stored = self.newest(self.map().object(path, policy)?, path, true).await?;
         let Some(StoredVersion { version: Version::Live(mut record), inline }) = stored else {
             return Ok(());
         };
@@ -197,7 +197,7 @@ impl Store {
         F: FnMut(&mut ObjectRecord) -> Result<(), StoreError>,
     {
         let of = version_path(path, id);
-        let stored = self.newest(self.map.object(&of, policy)?, &of, true).await?;
+        let stored = self.newest(self.map().object(&of, policy)?, &of, true).await?;
         let Some(StoredVersion { version: Version::Live(mut record), inline }) = stored else {
             return Err(StoreError::NoObject);
         };

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex, Ring};
-use kodiak_storage_api::{BlockKey, DataId, DeviceIndex, DirectoryKey, ObjectKey, ObjectPath, StorageNode};
 
-use super::StoreError;
+use crate::{BlockKey, DataId, DeviceIndex, DirectoryKey, NodeError, ObjectKey, ObjectPath, StorageNode};
 
 /// Where things lie: the rings and the key that hashes names.
 #[derive(Clone)]
@@ -36,14 +35,16 @@ pub struct NoSuchDevice {
 
 /// A device that holds a replica.
 #[derive(Clone)]
-pub(super) struct Replica {
-    pub(super) node: Arc<dyn StorageNode>,
-    pub(super) device: DeviceIndex,
+pub struct Replica {
+    /// Its node.
+    pub node: Arc<dyn StorageNode>,
+    /// Its number on the node.
+    pub device: DeviceIndex,
 }
 
 impl Replica {
     /// Whether both are devices of one node.
-    pub(super) fn shares_node(&self, other: &Replica) -> bool {
+    pub fn shares_node(&self, other: &Replica) -> bool {
         Arc::ptr_eq(&self.node, &other.node)
     }
 }
@@ -82,7 +83,7 @@ impl PlacedRing {
 }
 
 /// [`Placement`] with the devices behind it.
-pub(super) struct Map {
+pub struct Map {
     key: PlacementKey,
     accounts: PlacedRing,
     containers: PlacedRing,
@@ -90,7 +91,8 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub(super) fn new(placement: Placement, nodes: &Nodes) -> Result<Map, NoSuchDevice> {
+    /// Finds the devices of all rings.
+    pub fn new(placement: Placement, nodes: &Nodes) -> Result<Map, NoSuchDevice> {
         let objects = placement.objects.into_iter().map(|ring| PlacedRing::new(ring, nodes));
         Ok(Map {
             key: placement.key,
@@ -100,50 +102,51 @@ impl Map {
         })
     }
 
-    pub(super) fn account(&self, account: &str) -> DirectoryKey {
+    /// Where an account lies.
+    pub fn account(&self, account: &str) -> DirectoryKey {
         let hash = self.key.hash(account.as_bytes());
         DirectoryKey { partition: self.accounts.partition(hash), hash }
     }
 
-    pub(super) fn container(&self, path: &str) -> DirectoryKey {
+    /// Where a container (`account/container`) lies.
+    pub fn container(&self, path: &str) -> DirectoryKey {
         let hash = self.key.hash(path.as_bytes());
         DirectoryKey { partition: self.containers.partition(hash), hash }
     }
 
-    pub(super) fn object(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectKey, StoreError> {
+    /// Where an object lies.
+    pub fn object(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectKey, NodeError> {
         let hash = self.key.hash(path.as_str().as_bytes());
         Ok(ObjectKey { policy, partition: self.policy(policy)?.partition(hash), hash })
     }
 
-    pub(super) fn block(
-        &self,
-        policy: PolicyIndex,
-        data: DataId,
-        index: u32,
-    ) -> Result<BlockKey, StoreError> {
+    /// Where a block lies.
+    pub fn block(&self, policy: PolicyIndex, data: DataId, index: u32) -> Result<BlockKey, NodeError> {
         let hash = self.key.hash(&BlockKey::placement_name(data, index));
         Ok(BlockKey { policy, partition: self.policy(policy)?.partition(hash), data, index })
     }
 
-    pub(super) fn account_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
+    /// The devices that hold an account.
+    pub fn account_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
         self.accounts.replicas(key.partition)
     }
 
-    pub(super) fn container_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
+    /// The devices that hold a container.
+    pub fn container_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
         self.containers.replicas(key.partition)
     }
 
     /// The devices of a partition of an object ring: of records and of blocks.
-    pub(super) fn object_replicas(
+    pub fn object_replicas(
         &self,
         policy: PolicyIndex,
         partition: Partition,
-    ) -> Result<Vec<Replica>, StoreError> {
+    ) -> Result<Vec<Replica>, NodeError> {
         Ok(self.policy(policy)?.replicas(partition))
     }
 
     /// Every device of every ring, once.
-    pub(super) fn devices(&self) -> Vec<Replica> {
+    pub fn devices(&self) -> Vec<Replica> {
         let rings = [&self.accounts, &self.containers].into_iter().chain(&self.objects);
         let mut all: Vec<Replica> = Vec::new();
         for replica in rings.flat_map(|ring| ring.devices.iter().flatten()) {
@@ -154,8 +157,8 @@ impl Map {
         all
     }
 
-    fn policy(&self, policy: PolicyIndex) -> Result<&PlacedRing, StoreError> {
-        let missing = || StoreError::Unavailable(format!("storage policy {} has no ring", policy.0));
+    fn policy(&self, policy: PolicyIndex) -> Result<&PlacedRing, NodeError> {
+        let missing = || NodeError::Unavailable(format!("storage policy {} has no ring", policy.0));
         self.objects.get(usize::from(policy.0)).ok_or_else(missing)
     }
 }
