@@ -195,6 +195,11 @@ impl Disks {
         self.begin(slot)
     }
 
+    /// Whether a slot holds the disk that was set up in it.
+    pub fn holds(&self, slot: &Slot) -> bool {
+        self.check(slot).is_ok()
+    }
+
     /// Empties a slot's folder and takes it into use as a new disk.
     ///
     /// # Errors

@@ -8,20 +8,24 @@
 //!
 //! The crate knows no sockets but those of [`call`], and nothing of what is stored.
 
+pub mod call;
 pub mod certificates;
 pub mod change;
 pub mod disk;
 pub mod file;
+pub mod home;
 mod id;
 pub mod map;
 pub mod membership;
 pub mod message;
 pub mod register;
 mod store;
+pub mod tls;
 pub mod token;
 
 pub use certificates::{Authority, CertificateError, NodeCertificate, NodeKey};
 pub use change::{Admission, Change, ChangeError};
+pub use home::{Founding, Home, HomeError};
 pub use id::{BootId, ClusterId, Digest, DiskId, Epoch, Fingerprint, KeyDigest, TokenHash};
 pub use map::{
     ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Mode, Policy,
@@ -30,5 +34,7 @@ pub use map::{
 pub use membership::Membership;
 pub use message::{Caller, Peer, Peers, Refusal, Request, Response};
 pub use register::{Accepted, Ballot, Denied, LearnError, Proposal, Register};
+pub use call::TlsPeers;
 pub use store::{Stored, StoreError};
+pub use tls::{Credentials, TlsError};
 pub use token::{JoinToken, TokenError};

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::message::{CallError, Hello, Join, MapBytes, NodeStatus, Welcome};
 use crate::{
-    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Epoch, Member, NodeCertificate,
+    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Member, NodeCertificate,
     Peer, Peers, Refusal, Register, Request, Response, Stored, TokenHash, certificates,
 };
 
@@ -258,7 +258,7 @@ impl Membership {
             before.boot != hello.boot && before.address != hello.address && before.seen.elapsed() < LEASE
         });
         if let Some(other) = other {
-            let peer = Peer { name: node.clone(), address: other.address };
+            let peer = Peer { name: node.clone(), address: other.address, key: None };
             // A process that was restarted elsewhere has left nobody there.
             if let Ok(Response::Status(status)) = self.peers.call(&peer, Request::Status).await
                 && status.boot == other.boot
@@ -380,7 +380,7 @@ fn others(map: &ClusterMap, name: &str) -> Vec<Peer> {
 }
 
 fn peer(member: &Member) -> Peer {
-    Peer { name: member.name.clone(), address: member.address }
+    Peer { name: member.name.clone(), address: member.address, key: Some(member.key) }
 }
 
 fn map_failed(error: crate::MapError) -> Refusal {

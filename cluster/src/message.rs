@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::map::byte_string;
-use crate::{Ballot, BootId, Change, ChangeError, ClusterId, ClusterMap, Digest, Epoch, MapError};
+use crate::{Ballot, BootId, Change, ChangeError, ClusterId, ClusterMap, Digest, Epoch, KeyDigest, MapError};
 
 /// A map's bytes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -254,6 +254,8 @@ pub struct Peer {
     pub name: String,
     /// Where it serves the cluster.
     pub address: SocketAddr,
+    /// Its key, if the caller knows it.
+    pub key: Option<KeyDigest>,
 }
 
 /// Why a member did not answer.
