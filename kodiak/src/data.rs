@@ -87,6 +87,7 @@ fn settings(devices: &[String], shape: &Shape) -> Settings {
             account_ring: "rings/account.ring".into(),
             container_ring: "rings/container.ring".into(),
             object_rings: vec!["rings/object-0.ring".into()],
+            protection: Vec::new(),
         },
         proxy: ProxySettings {
             listen: shape.listen,

@@ -12,7 +12,7 @@ use kodiak_proxy::server::{self, Fronts};
 use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
-use kodiak_storage_api::{Clock, StorageNode};
+use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -125,7 +125,14 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         key: PlacementKey::new(key),
         accounts: ring(&cluster.account_ring)?,
         containers: ring(&cluster.container_ring)?,
-        objects: cluster.object_rings.iter().map(|path| ring(path)).collect::<Result<_>>()?,
+        objects: (cluster.object_rings.iter().enumerate())
+            .map(|(index, path)| {
+                let protection = cluster.protection.get(index).copied().unwrap_or_default();
+                let policy = Policy { ring: ring(path)?, protection };
+                policy.check().with_context(|| format!("the ring {}", path.display()))?;
+                Ok(policy)
+            })
+            .collect::<Result<_>>()?,
     })
 }
 

@@ -8,6 +8,7 @@ use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
 use kodiak_proxy::swift::SwiftSettings;
+use kodiak_storage_api::Protection;
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,10 @@ pub struct ClusterSettings {
     pub container_ring: PathBuf,
     /// Ring of the objects of each storage policy, in the order of `proxy.swift.policies`.
     pub object_rings: Vec<PathBuf>,
+    /// How each storage policy keeps its blocks, in the same order: `"replicated"`, which is the default,
+    /// or `{ erasure = "4+2" }` with a ring of six replicas.
+    #[serde(default)]
+    pub protection: Vec<Protection>,
 }
 
 /// The front door.
@@ -102,6 +107,11 @@ impl Settings {
         ensure!(
             rings == policies,
             "there are {rings} object rings, but {policies} names in proxy.swift.policies"
+        );
+        let protections = self.cluster.protection.len();
+        ensure!(
+            protections <= rings,
+            "cluster.protection has {protections} entries, but there are {rings} object rings"
         );
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {

@@ -44,7 +44,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
             "size_bytes": room.f_blocks * room.f_frsize,
         }));
     }
-    let ring = placement.objects.first().context("no object ring")?;
+    let ring = &placement.objects.first().context("no object ring")?.ring;
     let status = json!({
         "up": running.is_some(),
         "pid": running.as_ref().map(|endpoints| endpoints.pid),
