@@ -193,12 +193,10 @@ mod tests {
         let block = Bytes::from_static(&[1, 2, 3, 4, 5, 250, 251, 252, 253]);
         let fragments = codec.split(&block).expect("fragments");
         for row in 0..2 {
-            for position in 0..3 {
-                let product = |column: usize| {
-                    let factor = codec.coder.matrix().get(3 + row, column).expect("in the matrix");
-                    multiply(factor, fragments[column][position])
-                };
-                assert_eq!(fragments[3 + row][position], product(0) ^ product(1) ^ product(2));
+            let factor = |column| codec.coder.matrix().get(3 + row, column).expect("in the matrix");
+            for (position, parity) in fragments[3 + row].iter().enumerate() {
+                let product = |column: usize| multiply(factor(column), fragments[column][position]);
+                assert_eq!(*parity, product(0) ^ product(1) ^ product(2));
             }
         }
     }

@@ -8,6 +8,7 @@ import boto3
 import pytest
 import swiftclient
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from conftest import KODIAK
 
 BLOCK = 4 << 20
@@ -76,6 +77,23 @@ def test_multipart_uploads_and_copies_between_policies(erasure):
     s3.copy_object(Bucket="coded", Key="back", CopySource="plain/copy")
     for bucket, key in (("coded", "parts"), ("plain", "copy"), ("coded", "back")):
         assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"".join(parts)
+
+
+def test_s3_knows_a_policy_as_a_storage_class(erasure):
+    _, swift, s3 = erasure
+    region = s3.meta.region_name
+    s3.create_bucket(Bucket="by-location", CreateBucketConfiguration={"LocationConstraint": f"{region}:coded"})
+    assert swift.head_container("by-location")["x-storage-policy"] == "coded"
+    s3.put_object(Bucket="by-location", Key="o", Body=b"x", StorageClass="CODED")
+    s3.put_object(Bucket="by-location", Key="unasked", Body=b"x", StorageClass="STANDARD")
+    assert s3.head_object(Bucket="by-location", Key="o")["StorageClass"] == "CODED"
+    assert {o["StorageClass"] for o in s3.list_objects_v2(Bucket="by-location")["Contents"]} == {"CODED"}
+    s3.create_bucket(Bucket="by-default")
+    assert swift.head_container("by-default")["x-storage-policy"] == "plain"
+    with pytest.raises(ClientError, match="InvalidStorageClass"):
+        s3.put_object(Bucket="by-default", Key="o", Body=b"x", StorageClass="CODED")
+    with pytest.raises(ClientError, match="InvalidLocationConstraint"):
+        s3.create_bucket(Bucket="nowhere", CreateBucketConfiguration={"LocationConstraint": f"{region}:other"})
 
 
 def flip(data, content):

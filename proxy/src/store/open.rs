@@ -300,6 +300,11 @@ impl OpenObject {
         &self.path
     }
 
+    /// The storage policy of its container.
+    pub fn policy(&self) -> PolicyIndex {
+        self.policy
+    }
+
     /// The version that it is, if it has an id.
     pub fn version(&self) -> Option<VersionId> {
         self.version
