@@ -15,6 +15,8 @@ use crate::{
 const REMEMBERED: usize = 256;
 /// Tokens that may be good at once.
 const MAX_TOKENS: usize = 1000;
+/// Seconds for which a token that has expired is remembered, so that its bearer is told so.
+const TOLD: u64 = 86_400;
 /// A rebalance moves one replica of a partition; a member with several devices may hold more.
 const ROUNDS: usize = 8;
 
@@ -111,7 +113,7 @@ pub enum ChangeError {
     /// It cannot be one.
     #[error("{0}")]
     Name(String),
-    /// The cluster never made it, or has forgotten it since it expired.
+    /// The cluster never made it, or it expired long ago.
     #[error("the join token is not known here: make a new one with `kodiak cluster token`")]
     TokenUnknown,
     /// Too late.
@@ -194,7 +196,7 @@ impl From<MapError> for ChangeError {
 /// When the change is not possible.
 pub fn apply(map: &ClusterMap, change: &Change, now: u64) -> Result<Option<ClusterMap>, ChangeError> {
     let mut next = map.clone();
-    next.tokens.retain(|token| token.expires > now || token.used_by.is_some());
+    next.tokens.retain(|token| token.expires.saturating_add(TOLD) > now);
     match change {
         Change::AddToken { hash, .. } if map.tokens.iter().any(|token| token.hash == *hash) => return Ok(None),
         Change::AddToken { hash, expires } => add_token(&mut next, *hash, *expires)?,
@@ -435,7 +437,7 @@ fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<(), ChangeError> {
     map.containers = settled("container", &map.containers, map.directory_replicas)?;
     let policies = map.policies.clone();
     for (policy, old) in map.policies.iter_mut().zip(policies) {
-        policy.ring = settled(&old.name, &old.ring, old.kind.width())?;
+        policy.ring = settled(&old.name, &old.ring, old.replicas)?;
     }
     Ok(())
 }
@@ -477,3 +479,6 @@ fn settle_ring(ring: &mut RingBuilder, members: &[Member], wanted: u16, hours: u
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

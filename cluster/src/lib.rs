@@ -20,6 +20,8 @@ pub mod membership;
 pub mod message;
 pub mod register;
 mod store;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod token;
 
@@ -29,7 +31,7 @@ pub use home::{Founding, Home, HomeError};
 pub use id::{BootId, ClusterId, Digest, DiskId, Epoch, Fingerprint, KeyDigest, TokenHash};
 pub use map::{
     ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Mode, Policy,
-    PolicyKind, Removed, RingFile, Token,
+    Removed, RingFile, Token,
 };
 pub use membership::Membership;
 pub use message::{Caller, Peer, Peers, Refusal, Request, Response};

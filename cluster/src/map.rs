@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use kodiak_ring::{Ring, RingBuilder, RingError};
+use kodiak_storage_api::Protection;
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, Digest, DiskId, Epoch, KeyDigest, TokenHash};
@@ -122,36 +123,14 @@ pub struct Removed {
 pub struct Policy {
     /// Its name.
     pub name: String,
-    /// How data is kept.
-    pub kind: PolicyKind,
+    /// How blocks are kept.
+    pub protection: Protection,
+    /// Copies of everything, once there are as many devices; with an erasure code its fragments.
+    pub replicas: u16,
     /// What happens when a majority is gone.
     pub mode: Mode,
     /// Its ring.
     pub ring: RingFile,
-}
-
-/// How a policy keeps data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum PolicyKind {
-    /// So many copies, once there are as many devices.
-    Replicated(u16),
-    /// Blocks of `data` and `parity` fragments.
-    Erasure {
-        /// Fragments that are needed.
-        data: u16,
-        /// Fragments that may be lost.
-        parity: u16,
-    },
-}
-
-impl PolicyKind {
-    /// Devices that hold a partition.
-    pub fn width(self) -> u16 {
-        match self {
-            PolicyKind::Replicated(replicas) => replicas,
-            PolicyKind::Erasure { data, parity } => data + parity,
-        }
-    }
 }
 
 /// What a policy does when a majority is gone.
@@ -319,7 +298,7 @@ impl ClusterMap {
         let directories =
             directories.into_iter().map(|(name, ring)| (name.to_owned(), ring, self.directory_replicas));
         let policies = self.policies.iter();
-        directories.chain(policies.map(|p| (format!("object ({})", p.name), &p.ring, p.kind.width())))
+        directories.chain(policies.map(|p| (format!("object ({})", p.name), &p.ring, p.replicas)))
     }
 
     fn check(&self) -> Result<(), MapError> {
@@ -373,4 +352,64 @@ pub fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+        let checksum = *blake3::hash(&body).as_bytes();
+        body.extend_from_slice(&checksum);
+        body
+    }
+
+    #[test]
+    fn a_map_is_read_as_it_was_written_and_every_flipped_byte_is_noticed() {
+        let map = testing::map(2, 1, 2, 3);
+        let bytes = map.encode().unwrap();
+        assert_eq!(ClusterMap::decode(&bytes).unwrap(), map);
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.to_vec();
+            flipped[at] ^= 1;
+            assert!(ClusterMap::decode(&flipped).is_err(), "byte {at}");
+        }
+        assert!(matches!(ClusterMap::decode(&bytes[..20]), Err(MapError::NotAMap)));
+    }
+
+    #[test]
+    fn each_fault_has_its_own_message() {
+        let map = testing::map(2, 0, 1, 2);
+        let bytes = map.encode().unwrap();
+        let mut newer = bytes[..bytes.len() - CHECKSUM].to_vec();
+        newer[8] = 9;
+        assert!(matches!(ClusterMap::decode(&sealed(newer)), Err(MapError::Version { found: 9 })));
+        let mut broken = map.clone();
+        let mut ring = broken.policies[0].ring.0.to_vec();
+        ring[70] ^= 1;
+        broken.policies[0].ring = RingFile(ring.into());
+        let error = ClusterMap::decode(&broken.encode().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("object (gold) ring") && error.contains("checksum"), "{error}");
+        let contradiction = |change: fn(&mut ClusterMap)| {
+            let mut map = map.clone();
+            change(&mut map);
+            ClusterMap::decode(&map.encode().unwrap()).unwrap_err().to_string()
+        };
+        let text = contradiction(|map| drop(map.members.pop()));
+        assert!(text.contains("of n2, which is not there"), "{text}");
+        let text = contradiction(|map| map.members[1].clock = 1);
+        assert!(text.contains("one clock"), "{text}");
+        let text = contradiction(|map| map.members.swap(0, 1));
+        assert!(text.contains("out of order"), "{text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+            let header = [&MAGIC[..], &VERSION.to_le_bytes(), &bytes].concat();
+            let _ = ClusterMap::decode(&sealed(header));
+            let _ = ClusterMap::decode(&bytes);
+        }
+    }
 }

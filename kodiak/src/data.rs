@@ -58,6 +58,7 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
         account_ring: Some("rings/account.ring".into()),
         container_ring: Some("rings/container.ring".into()),
         object_rings: vec!["rings/object-0.ring".into()],
+        protection: Vec::new(),
         folder: None,
         listen: None,
     };

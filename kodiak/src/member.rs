@@ -15,6 +15,7 @@ use kodiak_cluster::{
 };
 use kodiak_proxy::store::{Placement, Store};
 use kodiak_ring::PlacementKey;
+use kodiak_storage_api::Policy;
 use kodiak_storage_node::Node;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -195,7 +196,9 @@ pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodia
         key,
         accounts: map.accounts.ring()?,
         containers: map.containers.ring()?,
-        objects: map.policies.iter().map(|policy| policy.ring.ring()).collect::<Result<_, _>>()?,
+        objects: (map.policies.iter())
+            .map(|policy| Ok(Policy { ring: policy.ring.ring()?, protection: policy.protection }))
+            .collect::<Result<_, kodiak_ring::RingError>>()?,
     })
 }
 

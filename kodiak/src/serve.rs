@@ -11,7 +11,7 @@ use kodiak_proxy::server::{self, Fronts};
 use kodiak_proxy::store::{Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
-use kodiak_storage_api::{Clock, StorageNode};
+use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -65,7 +65,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         ));
         let fronts = Fronts {
             swift: SwiftFront::new(store.clone(), users.clone(), settings.proxy.swift.clone()),
-            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone()),
+            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone(), &settings.proxy.swift.policies),
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
@@ -151,7 +151,14 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         key: key(settings)?,
         accounts: named(&cluster.account_ring, "account_ring")?,
         containers: named(&cluster.container_ring, "container_ring")?,
-        objects: cluster.object_rings.iter().map(|path| ring(path)).collect::<Result<_>>()?,
+        objects: (cluster.object_rings.iter().enumerate())
+            .map(|(index, path)| {
+                let protection = cluster.protection.get(index).copied().unwrap_or_default();
+                let policy = Policy { ring: ring(path)?, protection };
+                policy.check().with_context(|| format!("the ring {}", path.display()))?;
+                Ok(policy)
+            })
+            .collect::<Result<_>>()?,
     })
 }
 

@@ -8,6 +8,7 @@ use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
 use kodiak_proxy::swift::SwiftSettings;
+use kodiak_storage_api::Protection;
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,10 @@ pub struct ClusterSettings {
     /// map.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub object_rings: Vec<PathBuf>,
+    /// How each storage policy keeps its blocks, in the same order: `"replicated"`, which is the default,
+    /// or `{ erasure = "4+2" }` with a ring of six replicas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protection: Vec<Protection>,
     /// Folder with the map and the certificates of a member; `kodiak cluster init` and `join` make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -117,6 +122,11 @@ impl Settings {
             ),
             _ => bail!("cluster.folder and cluster.listen go together"),
         }
+        let protections = self.cluster.protection.len();
+        ensure!(
+            protections <= rings,
+            "cluster.protection has {protections} entries, but there are {rings} object rings"
+        );
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {
             let letters = policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

@@ -225,8 +225,11 @@ impl Store {
     /// A verified piece of a block from the first replica that has it intact.
     async fn read_piece(&self, policy: PolicyIndex, piece: Piece) -> Result<Bytes, StoreError> {
         let key = self.map().block(policy, piece.data, piece.block)?;
+        if let Some(fragments) = self.fragments(key, piece.block_len)? {
+            return fragments.read(piece.range).await;
+        }
         let mut errors = Vec::new();
-        for replica in self.map().object_replicas(policy, key.partition)? {
+        for replica in self.map().block_replicas(policy, key.partition)? {
             match replica.node.read_block(replica.device, key, piece.range.clone()).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
@@ -243,6 +246,7 @@ impl Store {
 struct Piece {
     data: DataId,
     block: u32,
+    block_len: usize,
     range: Range<u32>,
 }
 
@@ -285,7 +289,8 @@ impl Iterator for Pieces {
         let end = piece_end.min(block_end).min(self.begins + extent.len).min(self.range.end);
         self.range.start = end;
         let range = offset as u32..(offset + (end - at)) as u32;
-        Some(Piece { data: extent.data, block: block as u32, range })
+        let block = block as u32;
+        Some(Piece { data: extent.data, block, block_len: extent.block_len(block), range })
     }
 }
 
@@ -293,6 +298,11 @@ impl OpenObject {
     /// The object's name.
     pub fn path(&self) -> &ObjectPath {
         &self.path
+    }
+
+    /// The storage policy of its container.
+    pub fn policy(&self) -> PolicyIndex {
+        self.policy
     }
 
     /// The version that it is, if it has an id.

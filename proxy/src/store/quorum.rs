@@ -16,13 +16,27 @@ pub(super) fn majority(replicas: usize) -> usize {
 
 /// Gives every replica the same write and waits until a majority has it on stable storage; the others
 /// go on by themselves. On failure, the error that explains most.
-pub(super) async fn write<T, F, A>(replicas: Vec<Replica>, mut write: F) -> Result<Vec<T>, NodeError>
+pub(super) async fn write<T, F, A>(replicas: Vec<Replica>, write: F) -> Result<Vec<T>, NodeError>
 where
     F: FnMut(usize, Replica) -> A,
     A: Future<Output = Result<T, NodeError>> + Send + 'static,
     T: Send + 'static,
 {
-    let (all, needed) = (replicas.len(), majority(replicas.len()));
+    write_to(majority(replicas.len()), replicas, write).await
+}
+
+/// As [`write()`], but waits for `needed` replicas.
+pub(super) async fn write_to<T, F, A>(
+    needed: usize,
+    replicas: Vec<Replica>,
+    mut write: F,
+) -> Result<Vec<T>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let all = replicas.len();
     if all == 1 {
         let mut done = Vec::with_capacity(1);
         for (index, replica) in replicas.into_iter().enumerate() {

@@ -4,9 +4,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use kodiak_cluster::map::check_name;
 use kodiak_cluster::{
-    ClusterId, Founding, Home, KeyDigest, Member, MemberDevice, MemberState, Mode, Policy, PolicyKind, RingFile,
+    ClusterId, Founding, Home, KeyDigest, Member, MemberDevice, MemberState, Mode, Policy, RingFile,
 };
 use kodiak_ring::RingBuilder;
+use kodiak_storage_api::Protection;
 
 use super::{FOLDER, MachineArguments, seconds};
 use crate::{data, member};
@@ -59,7 +60,8 @@ pub fn run(arguments: Init) -> Result<()> {
     let ring = RingBuilder::new(part_power, 1.0, min_part_hours, u64::from(cluster.0[0]))?;
     let policy = Policy {
         name: "Policy-0".into(),
-        kind: PolicyKind::Replicated(replicas),
+        protection: Protection::Replicated,
+        replicas,
         mode: Mode::Strict,
         ring: RingFile::of(&ring),
     };

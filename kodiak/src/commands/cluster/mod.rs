@@ -129,6 +129,7 @@ impl MachineArguments {
             account_ring: None,
             container_ring: None,
             object_rings: Vec::new(),
+            protection: Vec::new(),
             folder: Some(FOLDER.into()),
             listen: Some(self.cluster_listen),
         }

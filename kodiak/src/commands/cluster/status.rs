@@ -54,7 +54,7 @@ fn machine(folder: &Path, settings: &Settings) -> Result<(Value, String)> {
         Some(endpoints) => format!("up, process {}, {}", endpoints.pid, endpoints.s3.url),
         None => "down".to_owned(),
     };
-    let ring = placement.objects.first().context("no object ring")?;
+    let ring = &placement.objects.first().context("no object ring")?.ring;
     text += &format!("\n{} replicas, {} partitions", ring.replicas(), ring.partitions());
     for device in &settings.storage.devices {
         let room = rustix::fs::statvfs(&device.path);

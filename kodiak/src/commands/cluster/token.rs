@@ -43,11 +43,11 @@ pub fn run(arguments: MakeToken) -> Result<()> {
         println!("{:#}", json!({ "token": token.text(), "expires": expires }));
         return Ok(());
     }
-    println!("{}", token.text());
-    eprintln!(
-        "It is good for {} minutes and one machine. There:
-  kodiak cluster join --data /srv/kodiak --node NAME --listen ADDRESS:8080 --cluster-listen ADDRESS:8081 --token TOKEN",
-        arguments.minutes
+    println!(
+        "This token is good for {} minutes and admits one machine. There:
+kodiak cluster join --node NAME --listen ADDRESS:8080 --cluster-listen ADDRESS:8081 --token {}",
+        arguments.minutes,
+        token.text()
     );
     Ok(())
 }
