@@ -11,6 +11,7 @@ mod key;
 mod node;
 mod placement;
 mod record;
+mod repair;
 mod time;
 mod version;
 
@@ -26,6 +27,10 @@ pub use node::{
 };
 pub use placement::{Map, NoSuchDevice, Nodes, Placement, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
+pub use repair::{
+    BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,
+    ScanQuery, Tree, row_bucket,
+};
 pub use time::{Clock, Timestamp};
 pub use version::{VersionId, VersionIdError};
 
