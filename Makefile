@@ -1,12 +1,13 @@
 # `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz bench bench-peers bench-scale
+.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz cluster bench bench-peers bench-scale bench-cluster
 
 # What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
 ARGS ?=
 BUILD_PACKAGES := build-essential pkg-config libclang-dev
 TEST_PACKAGES := $(BUILD_PACKAGES) python3-venv python3-dev libffi-dev
+CLUSTER_PACKAGES := iproute2 nftables
 GUEST_PACKAGES := qemu-system-x86 busybox-static cpio e2fsprogs
 ENV := . scripts/env.sh;
 
@@ -44,6 +45,10 @@ clients: build ## Tests with the clients that people use
 swift-functional: build ## OpenStack Swift's own functional tests, compared with the list of known results
 	@$(ENV) KODIAK="$$CARGO_TARGET_DIR/release/kodiak" tests/swift/run
 
+cluster: build ## Machines that are network namespaces: killed, paused, cut off, slow, wiped, replaced under load
+	@scripts/packages $(CLUSTER_PACKAGES)
+	@$(ENV) tests/cluster/run
+
 guest: build ## Cut the power of a virtual machine under load, KODIAK_GUEST_ROUNDS times
 	@scripts/packages $(GUEST_PACKAGES)
 	@$(ENV) cargo test --release -p kodiak-tests --locked --quiet --test guest -- --ignored --nocapture
@@ -61,3 +66,6 @@ bench-peers: build ## Measure Swift, Garage, SeaweedFS and radosgw beside Kodiak
 
 bench-scale: build ## Measure listings, starts and memory with a million objects
 	@$(ENV) bench/scale/run "$$CARGO_TARGET_DIR/release" $(ARGS)
+
+bench-cluster: build ## Three nodes on this machine beside one
+	@$(ENV) bench/cluster/run "$$CARGO_TARGET_DIR/release" $(ARGS)

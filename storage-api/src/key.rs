@@ -134,11 +134,33 @@ pub struct BlockKey {
     pub partition: Partition,
     /// The upload that wrote it.
     pub data: DataId,
-    /// Its place in the upload, from 0.
+    /// Its place in the upload, from 0 ([`BlockKey::number`]), and which fragment of it it is, if its
+    /// policy cuts blocks into fragments ([`BlockKey::fragment`]).
     pub index: u32,
 }
 
+/// Bits of [`BlockKey::index`] below the fragment.
+const NUMBER_BITS: u32 = 24;
+
 impl BlockKey {
+    /// Blocks of one upload at most.
+    pub const MAX_BLOCKS: u32 = 1 << NUMBER_BITS;
+
+    /// The block's place in the upload.
+    pub fn number(&self) -> u32 {
+        self.index % Self::MAX_BLOCKS
+    }
+
+    /// Which fragment of the block it is; none if it is the block itself.
+    pub fn fragment(&self) -> Option<usize> {
+        (self.index >> NUMBER_BITS).checked_sub(1).map(|fragment| fragment as usize)
+    }
+
+    /// The key of a fragment of this block.
+    pub fn of_fragment(self, fragment: usize) -> BlockKey {
+        BlockKey { index: self.number() | (fragment as u32 + 1) << NUMBER_BITS, ..self }
+    }
+
     /// The bytes whose placement hash chooses the block's partition.
     pub fn placement_name(data: DataId, index: u32) -> [u8; 20] {
         let mut name = [0; 20];
@@ -158,6 +180,18 @@ mod tests {
         assert_eq!((path.account(), path.container(), path.object()), ("AUTH_a", "c", "d/e/"));
         assert_eq!(path.container_path(), "AUTH_a/c");
         assert_eq!(path, ObjectPath::new("AUTH_a", "c", "d/e/"));
+    }
+
+    #[test]
+    fn a_fragment_knows_its_block() {
+        let block =
+            BlockKey { policy: PolicyIndex(1), partition: Partition(2), data: DataId([3; 16]), index: 77 };
+        assert_eq!((block.number(), block.fragment()), (77, None));
+        for fragment in [0, 5, 31] {
+            let key = block.of_fragment(fragment);
+            assert_eq!((key.number(), key.fragment()), (77, Some(fragment)));
+            assert_eq!(BlockKey { index: key.number(), ..key }, block);
+        }
     }
 
     #[test]

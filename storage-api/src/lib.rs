@@ -6,6 +6,7 @@
 //! [`Directory`] as an account is (an account's rows are containers).
 
 mod directory;
+mod erasure;
 mod error;
 mod key;
 mod node;
@@ -14,25 +15,28 @@ mod record;
 mod repair;
 mod time;
 mod version;
+mod votes;
 
 pub use directory::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
     Stats,
 };
+pub use erasure::{Codec, ErasureCode, ErasureCodeError, MAX_FRAGMENTS};
 pub use error::NodeError;
 pub use key::{BlockKey, DataId, DirectoryKey, ObjectKey, ObjectPath, PathError};
 pub use node::{
     BlockWrite, DeviceIndex, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work, WorkId,
     WorkItem, WorkKind,
 };
-pub use placement::{Map, NoSuchDevice, Nodes, Placement, Replica};
+pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use repair::{
     BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,
     ScanQuery, Tree, row_bucket,
 };
-pub use time::{Clock, Timestamp};
+pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
+pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};
 
 pub use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex};
 

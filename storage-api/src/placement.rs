@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex, Ring};
+use serde::{Deserialize, Serialize};
 
-use crate::{BlockKey, DataId, DeviceIndex, DirectoryKey, NodeError, ObjectKey, ObjectPath, StorageNode};
+use crate::{
+    BlockKey, Codec, DataId, DeviceIndex, DirectoryKey, ErasureCode, NodeError, ObjectKey, ObjectPath,
+    StorageNode,
+};
 
 /// Where things lie: the rings and the key that hashes names.
 #[derive(Clone)]
@@ -16,21 +20,67 @@ pub struct Placement {
     pub accounts: Ring,
     /// Ring of the containers.
     pub containers: Ring,
-    /// One ring a policy, by [`PolicyIndex`].
-    pub objects: Vec<Ring>,
+    /// The storage policies, by [`PolicyIndex`].
+    pub objects: Vec<Policy>,
 }
+
+/// Where a storage policy keeps its objects, and how.
+#[derive(Clone)]
+pub struct Policy {
+    /// Ring of its records and blocks.
+    pub ring: Ring,
+    /// How its blocks are kept.
+    pub protection: Protection,
+}
+
+impl Policy {
+    /// Whether each fragment of a block has a replica of the ring.
+    pub fn check(&self) -> Result<(), PlacementError> {
+        match self.protection {
+            Protection::Erasure(code) if self.ring.replicas() != code.fragments() => {
+                Err(PlacementError::Fragments { code, replicas: self.ring.replicas() })
+            }
+            Protection::Replicated | Protection::Erasure(_) => Ok(()),
+        }
+    }
+}
+
+/// How a storage policy keeps its blocks. Records, and small objects with them, are always replicated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protection {
+    /// On each device of the ring's partition.
+    #[default]
+    Replicated,
+    /// A fragment on each device: the ring has as many replicas as a block has fragments.
+    Erasure(ErasureCode),
+}
+
+/// Copies of a record under a policy with an erasure code, on the first devices of its partition.
+const RECORD_REPLICAS: usize = 3;
 
 /// The storage nodes by their names in the rings.
 pub type Nodes = HashMap<String, Arc<dyn StorageNode>>;
 
-/// A ring names a device that no node has.
+/// Why rings cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the ring names device {device} of node {node}, which is not there")]
-pub struct NoSuchDevice {
-    /// Node of the ring.
-    pub node: String,
-    /// Device of the ring.
-    pub device: String,
+pub enum PlacementError {
+    /// A ring names a device that no node has.
+    #[error("the ring names device {device} of node {node}, which is not there")]
+    NoSuchDevice {
+        /// Node of the ring.
+        node: String,
+        /// Device of the ring.
+        device: String,
+    },
+    /// A fragment needs a device.
+    #[error("the erasure code {code} needs a ring of {} replicas, but its ring has {replicas}", .code.fragments())]
+    Fragments {
+        /// The policy's code.
+        code: ErasureCode,
+        /// Of its ring.
+        replicas: usize,
+    },
 }
 
 /// A device that holds a replica.
@@ -57,10 +107,11 @@ struct PlacedRing {
 }
 
 impl PlacedRing {
-    fn new(ring: Ring, nodes: &Nodes) -> Result<PlacedRing, NoSuchDevice> {
+    fn new(ring: Ring, nodes: &Nodes) -> Result<PlacedRing, PlacementError> {
         let mut devices = Vec::new();
         for device in ring.devices() {
-            let missing = || NoSuchDevice { node: device.node.clone(), device: device.name.clone() };
+            let missing =
+                || PlacementError::NoSuchDevice { node: device.node.clone(), device: device.name.clone() };
             let node = nodes.get(&device.node).ok_or_else(missing)?;
             let index = node.device(&device.name).ok_or_else(missing)?;
             let id = device.id as usize;
@@ -87,13 +138,29 @@ pub struct Map {
     key: PlacementKey,
     accounts: PlacedRing,
     containers: PlacedRing,
-    objects: Vec<PlacedRing>,
+    objects: Vec<PlacedPolicy>,
+}
+
+struct PlacedPolicy {
+    placed: PlacedRing,
+    codec: Option<Arc<Codec>>,
+}
+
+impl PlacedPolicy {
+    fn new(policy: Policy, nodes: &Nodes) -> Result<PlacedPolicy, PlacementError> {
+        policy.check()?;
+        let codec = match policy.protection {
+            Protection::Replicated => None,
+            Protection::Erasure(code) => Some(Arc::new(Codec::new(code))),
+        };
+        Ok(PlacedPolicy { placed: PlacedRing::new(policy.ring, nodes)?, codec })
+    }
 }
 
 impl Map {
     /// Finds the devices of all rings.
-    pub fn new(placement: Placement, nodes: &Nodes) -> Result<Map, NoSuchDevice> {
-        let objects = placement.objects.into_iter().map(|ring| PlacedRing::new(ring, nodes));
+    pub fn new(placement: Placement, nodes: &Nodes) -> Result<Map, PlacementError> {
+        let objects = placement.objects.into_iter().map(|policy| PlacedPolicy::new(policy, nodes));
         Ok(Map {
             key: placement.key,
             accounts: PlacedRing::new(placement.accounts, nodes)?,
@@ -117,13 +184,13 @@ impl Map {
     /// Where an object lies.
     pub fn object(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectKey, NodeError> {
         let hash = self.key.hash(path.as_str().as_bytes());
-        Ok(ObjectKey { policy, partition: self.policy(policy)?.partition(hash), hash })
+        Ok(ObjectKey { policy, partition: self.policy(policy)?.placed.partition(hash), hash })
     }
 
     /// Where a block lies.
     pub fn block(&self, policy: PolicyIndex, data: DataId, index: u32) -> Result<BlockKey, NodeError> {
         let hash = self.key.hash(&BlockKey::placement_name(data, index));
-        Ok(BlockKey { policy, partition: self.policy(policy)?.partition(hash), data, index })
+        Ok(BlockKey { policy, partition: self.policy(policy)?.placed.partition(hash), data, index })
     }
 
     /// The devices that hold an account.
@@ -136,18 +203,39 @@ impl Map {
         self.containers.replicas(key.partition)
     }
 
-    /// The devices of a partition of an object ring: of records and of blocks.
+    /// The devices that hold the records of a partition.
     pub fn object_replicas(
         &self,
         policy: PolicyIndex,
         partition: Partition,
     ) -> Result<Vec<Replica>, NodeError> {
-        Ok(self.policy(policy)?.replicas(partition))
+        let policy = self.policy(policy)?;
+        let mut replicas = policy.placed.replicas(partition);
+        if policy.codec.is_some() {
+            replicas.truncate(RECORD_REPLICAS);
+        }
+        Ok(replicas)
+    }
+
+    /// The devices that hold the blocks of a partition: under an erasure code one for each fragment, in
+    /// order.
+    pub fn block_replicas(
+        &self,
+        policy: PolicyIndex,
+        partition: Partition,
+    ) -> Result<Vec<Replica>, NodeError> {
+        Ok(self.policy(policy)?.placed.replicas(partition))
+    }
+
+    /// What cuts the policy's blocks, if anything does.
+    pub fn codec(&self, policy: PolicyIndex) -> Result<Option<Arc<Codec>>, NodeError> {
+        Ok(self.policy(policy)?.codec.clone())
     }
 
     /// Every device of every ring, once.
     pub fn devices(&self) -> Vec<Replica> {
-        let rings = [&self.accounts, &self.containers].into_iter().chain(&self.objects);
+        let rings = [&self.accounts, &self.containers].into_iter();
+        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
         let mut all: Vec<Replica> = Vec::new();
         for replica in rings.flat_map(|ring| ring.devices.iter().flatten()) {
             if !all.iter().any(|seen| seen.device == replica.device && seen.shares_node(replica)) {
@@ -157,7 +245,7 @@ impl Map {
         all
     }
 
-    fn policy(&self, policy: PolicyIndex) -> Result<&PlacedRing, NodeError> {
+    fn policy(&self, policy: PolicyIndex) -> Result<&PlacedPolicy, NodeError> {
         let missing = || NodeError::Unavailable(format!("storage policy {} has no ring", policy.0));
         self.objects.get(usize::from(policy.0)).ok_or_else(missing)
     }

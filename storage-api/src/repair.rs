@@ -14,7 +14,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockKey, Directory, DirectoryKey, KeyHash, ObjectKey, ObjectPath, PolicyIndex, Row, Timestamp, Version,
+    BlockKey, Directory, DirectoryKey, KeyHash, ObjectKey, ObjectPath, PolicyIndex, Row, Stamp, Timestamp,
+    Version,
 };
 
 /// What a device keeps apart by ring: the items of one ring's partitions.
@@ -186,7 +187,7 @@ pub fn row_bucket(directory: &KeyHash, name: &str) -> u8 {
 pub struct Item {
     /// Which one.
     pub key: ItemKey,
-    /// When it was written. Of a directory's record: the last creation or deletion; its headers merge
+    /// An object's ballot; a row's timestamp. Of a directory's record: the last creation or deletion; its headers merge
     /// one by one. Blocks never change and have [`Timestamp::ZERO`].
     pub timestamp: Timestamp,
     /// It is a tombstone, or a deleted directory.
@@ -232,6 +233,8 @@ pub enum ItemCopy {
         path: ObjectPath,
         /// The version.
         version: Version,
+        /// Which write it is, and its place in the order.
+        stamp: Stamp,
         /// The bytes, for [`crate::Layout::Inline`].
         inline: Bytes,
     },

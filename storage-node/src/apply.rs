@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    BlockKey, Digest, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Timestamp, Version,
+    BlockKey, Digest, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Stamp, Timestamp,
+    Version,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,8 @@ pub struct NewVersion<'a> {
     pub path: &'a ObjectPath,
     /// The version.
     pub version: &'a Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// Its needle.
     pub location: Location,
     /// What the index has now.
@@ -95,14 +98,14 @@ impl Applier {
             && old.location != new.location
         {
             self.kill(batch, &old.location, 0);
-            if old.timestamp < new.version.timestamp() && (old.extents || old.expires) {
+            if old.stamp.ballot < new.stamp.ballot && (old.extents || old.expires) {
                 self.leave_behind(batch, new, &old)?;
             }
         }
         let live = new.version.live();
         let entry = ObjectEntry {
             location: new.location,
-            timestamp: new.version.timestamp(),
+            stamp: new.stamp,
             deleted: live.is_none(),
             extents: live.is_some_and(|record| matches!(record.layout, Layout::Extents(_))),
             expires: live.is_some_and(|record| record.expires_at.is_some()),
@@ -111,9 +114,9 @@ impl Applier {
         if let Some(old) = new.old {
             self.uncount_object(batch, new.key, &old);
         }
-        batch.sums.add(object_place(new.key), Digest::of_object(&new.key.hash, entry.timestamp));
+        batch.sums.add(object_place(new.key), Digest::of_object(&new.key.hash, entry.stamp.ballot));
         if let Some(at) = live.and_then(|record| record.expires_at) {
-            let value = encode(&(new.path, entry.timestamp));
+            let value = encode(&(new.path, new.version.timestamp()));
             batch.put_cf(self.index.family(Family::Expiring), expiring_key(at, &key), value);
         }
         batch.put_cf(self.index.family(Family::Objects), key, entry.to_bytes());
@@ -126,7 +129,7 @@ impl Applier {
             let quarantine = self.index.family(Family::Quarantine);
             batch.delete_cf(quarantine, crate::quarantine::object(key));
         } else {
-            batch.sums.remove(object_place(key), Digest::of_object(&key.hash, old.timestamp));
+            batch.sums.remove(object_place(key), Digest::of_object(&key.hash, old.stamp.ballot));
         }
     }
 
@@ -135,9 +138,10 @@ impl Applier {
         &self,
         batch: &mut WriteBatch,
         key: &ObjectKey,
-        at: Timestamp,
+        ballot: Timestamp,
     ) -> Result<(), NodeError> {
-        let Some(old) = self.object(key)?.filter(|old| old.timestamp == at) else { return Ok(()) };
+        // A replay may find an older one: the needle of what was forgotten is damaged.
+        let Some(old) = self.object(key)?.filter(|old| old.stamp.ballot <= ballot) else { return Ok(()) };
         if old.expires
             && let Ok(ObjectMeta { version: Version::Live(record), .. }) =
                 self.read_meta(Kind::Object, &old.location)
@@ -181,7 +185,7 @@ impl Applier {
         let extents: Vec<Extent> = extents.into_iter().filter(|e| !kept.contains(e)).collect();
         if !extents.is_empty() {
             let value = FreedValue { path: new.path.clone(), policy: new.key.policy, extents };
-            batch.put_cf(self.index.family(Family::Freed), freed_key(old.timestamp, &key), encode(&value));
+            batch.put_cf(self.index.family(Family::Freed), freed_key(old.stamp.ballot, &key), encode(&value));
         }
         Ok(())
     }

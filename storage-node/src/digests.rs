@@ -203,7 +203,7 @@ pub fn recompute(index: &Index) -> Result<BTreeMap<[u8; PREFIX_LEN + 1], u128>, 
         let (key, entry) =
             (parse_object_key(bytes).ok_or_else(|| bad("object"))?, ObjectEntry::from_bytes(value)?);
         if !entry.quarantined {
-            sums.add(object_place(&key), Digest::of_object(&key.hash, entry.timestamp));
+            sums.add(object_place(&key), Digest::of_object(&key.hash, entry.stamp.ballot));
         }
         Ok(())
     })?;

@@ -258,8 +258,9 @@ impl Directories {
         if refused { Err(NodeError::NoDirectory) } else { Ok(()) }
     }
 
-    /// Drops rows that are still these. Without their directory (a replay has dropped it) so go its rows.
-    pub fn forget_rows(&self, key: &DirectoryKey, items: &[&Item]) -> Result<(), NodeError> {
+    /// Drops rows that are still these, or older ones in a `replay`: the needle of what was forgotten may
+    /// be damaged. Without its directory there are none.
+    pub fn forget_rows(&self, key: &DirectoryKey, items: &[&Item], replay: bool) -> Result<(), NodeError> {
         let mut shard = self.lock(self.shard_of(key));
         let Some(head) = self.head(&mut shard, key)? else { return Ok(()) };
         let (mut batch, mut totals) = (WriteBatch::default(), head.totals);
@@ -267,7 +268,9 @@ impl Directories {
             let ItemKey::Row(_, name) = &item.key else { continue };
             let bytes = row_key(&directory_key(key), name);
             let Some(held) = stored_row(&self.index, &bytes)? else { continue };
-            if (held.timestamp, held.live.is_none()) != (item.timestamp, item.deleted) {
+            let deleted = held.live.is_none();
+            let same = (held.timestamp, deleted) == (item.timestamp, item.deleted);
+            if !same && !(replay && held.timestamp < item.timestamp) {
                 continue;
             }
             let family = if held.live.is_some() { Family::Rows } else { Family::Tombstones };
@@ -277,7 +280,8 @@ impl Directories {
                 totals.bytes -= size;
             }
             batch.delete_cf(self.index.family(family), &bytes);
-            batch.sums.remove(row_place(head.container, key, name), item.digest);
+            let digest = Digest::of_row(&key.hash, name, held.timestamp, deleted);
+            batch.sums.remove(row_place(head.container, key, name), digest);
         }
         if !batch.is_empty() {
             batch.put_cf(self.index.family(Family::Totals), directory_key(key), encode(&totals));

@@ -18,7 +18,7 @@ use crate::writer::Shared;
 pub fn is_there(shared: &Shared, item: &Item) -> Result<bool, NodeError> {
     Ok(match &item.key {
         ItemKey::Object(key) => {
-            shared.applier.object(key)?.is_some_and(|e| e.timestamp == item.timestamp && !e.quarantined)
+            shared.applier.object(key)?.is_some_and(|e| e.stamp.ballot == item.timestamp && !e.quarantined)
         }
         ItemKey::Block(key) => shared.applier.block(key)?.is_some_and(|entry| !entry.quarantined),
         ItemKey::Directory(key) => shared.directories.may_be_forgotten(key, item)?,
@@ -79,12 +79,13 @@ pub fn directories(shared: &Shared, forgotten: &Forgotten) -> Result<(), NodeErr
 }
 
 /// Drops rows that are still these.
-pub fn rows(shared: &Shared, forgotten: &Forgotten) -> Result<(), NodeError> {
+pub fn rows(shared: &Shared, forgotten: &Forgotten, replay: bool) -> Result<(), NodeError> {
     let mut by_directory: HashMap<DirectoryKey, Vec<&Item>> = HashMap::new();
     for item in &forgotten.items {
         if let ItemKey::Row(directory, _) = &item.key {
             by_directory.entry(*directory).or_default().push(item);
         }
     }
-    by_directory.iter().try_for_each(|(key, items)| shared.directories.forget_rows(key, items))
+    let directories = &shared.directories;
+    by_directory.iter().try_for_each(|(key, items)| directories.forget_rows(key, items, replay))
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use kodiak_storage_api::{
     BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, ItemKey, NodeError, ObjectKey,
-    ObjectWrite, Row,
+    ObjectWrite, Promise, Row, Timestamp,
 };
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -25,6 +25,10 @@ pub type Done<T> = oneshot::Sender<Result<T, NodeError>>;
 pub enum Request {
     /// Store a version.
     Object(Box<ObjectWrite>, Done<()>),
+    /// Store a version that has taken effect.
+    Learn(Box<ObjectWrite>, Done<()>),
+    /// Promise a ballot of an object, and say what is known of a write's origin.
+    Prepare(ObjectKey, (Timestamp, Timestamp), Done<Promise>),
     /// Store a block.
     Block(Box<BlockWrite>, Done<()>),
     /// Delete blocks.
@@ -112,7 +116,8 @@ impl Request {
             ItemKey::Row(..) => None,
         };
         match self {
-            Request::Object(write, _) => vec![Name::Object(write.key)],
+            Request::Object(write, _) | Request::Learn(write, _) => vec![Name::Object(write.key)],
+            Request::Prepare(key, ..) => vec![Name::Object(*key)],
             Request::Block(block, _) => vec![Name::Block(block.key)],
             Request::DeleteBlocks(keys, _) => keys.iter().map(|key| Name::Block(*key)).collect(),
             Request::Directory(write, _) => vec![Name::Directory(write.key)],
@@ -139,6 +144,8 @@ pub struct Group {
     pieces: Vec<Piece>,
     /// The requests, in the order of their needles.
     pub items: Vec<Item>,
+    /// Versions that are stored already: only their rows may be missing.
+    pub stored: Vec<(Box<ObjectWrite>, Done<()>)>,
     /// Names that are in it.
     pub names: HashSet<Name>,
     /// It holds moves, and nothing else.

@@ -24,7 +24,8 @@
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, Item, ObjectKey, ObjectPath, Row, Timestamp, Version,
+    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, Item, ObjectKey, ObjectPath, Row, Stamp, Timestamp,
+    Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,8 @@ pub struct ObjectMeta {
     pub path: ObjectPath,
     /// The version.
     pub version: Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The container whose row goes with it.
     pub row: Option<DirectoryKey>,
 }
@@ -98,6 +101,8 @@ pub struct ObjectMetaRef<'a> {
     pub path: &'a ObjectPath,
     /// The version.
     pub version: &'a Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The container whose row goes with it.
     pub row: Option<DirectoryKey>,
 }

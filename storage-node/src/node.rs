@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use kodiak_storage_api::{
     BlockInfo, BlockKey, BlockWrite, Clock, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
-    Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Row,
-    RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Tree, WorkId, WorkItem, WorkKind,
+    Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row,
+    RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
+    WorkKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -191,6 +192,7 @@ impl Node {
             }
         }
         self.devices.iter().for_each(|device| device.join());
+        self.devices.iter().for_each(|device| device.ceiling.close());
         if let Err(error) = checkpoint(&self.devices) {
             tracing::error!(%error, "no checkpoint at the end: the next start replays");
         }
@@ -364,6 +366,7 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+        devices.iter().for_each(|device| device.ceiling.keep_ahead());
         let now = positions();
         let far = last.iter().zip(&now).any(|(old, new)| {
             old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4
@@ -390,6 +393,16 @@ impl StorageNode for Node {
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+    }
+
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError> {
+        self.at(device)?.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
     async fn read_object(
@@ -527,6 +540,10 @@ impl StorageNode for Node {
     ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
         let device = self.at(device)?.clone();
         read::blocking(move || trees::block_infos(&device, &keys).map(Some)).await
+    }
+
+    async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::Learn(Box::new(write), done)).await
     }
 
     async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {

@@ -56,7 +56,7 @@ impl Damage {
                 };
                 entry.quarantined = true;
                 batch.put_cf(applier.index.family(Family::Objects), object_key(key), entry.to_bytes());
-                batch.sums.remove(object_place(key), Digest::of_object(&key.hash, entry.timestamp));
+                batch.sums.remove(object_place(key), Digest::of_object(&key.hash, entry.stamp.ballot));
                 object(key)
             }
             ItemKey::Block(key) => {

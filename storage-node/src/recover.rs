@@ -17,7 +17,7 @@ use crate::apply::NewVersion;
 use crate::directories::Directories;
 use crate::disk::Disk;
 use crate::forget;
-use crate::index::WriteBatch;
+use crate::index::{ObjectEntry, WriteBatch};
 use crate::needle::{
     BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Header, Kind, NeedleError, ObjectMeta, RowsMeta,
 };
@@ -128,11 +128,11 @@ fn index_needle(shared: &Shared, header: &Header, found: &Found<'_>) -> Result<(
     let location = header.location;
     match header.kind {
         Kind::Object => {
-            let ObjectMeta { key, path, version, .. } = found.head.decode().map_err(damaged)?;
-            shared.clock.observe(version.timestamp());
+            let ObjectMeta { key, path, version, stamp, .. } = found.head.decode().map_err(damaged)?;
+            shared.clock.observe(stamp.ballot);
             let old = applier.object(&key)?;
-            if old.is_none_or(|old| old.timestamp <= version.timestamp()) {
-                let new = NewVersion { key: &key, path: &path, version: &version, location, old };
+            if old.is_none_or(|old| old.stamp.ballot <= stamp.ballot) {
+                let new = NewVersion { key: &key, path: &path, version: &version, stamp, location, old };
                 applier.put_object(&mut batch, &new)?;
             }
         }
@@ -218,7 +218,7 @@ pub fn replay_rows(shared: &Shared, node: &[Arc<Directories>], from: Checkpoint)
 /// In the order of the log: what was put before is forgotten, what came after stays.
 fn forget_rows(shared: &Shared, found: &Found<'_>) -> Result<(), NodeError> {
     let forgotten: Forgotten = found.head.decode().map_err(crate::apply::damaged)?;
-    forget::rows(shared, &forgotten)
+    forget::rows(shared, &forgotten, true)
 }
 
 fn take_rows(
@@ -233,11 +233,12 @@ fn take_rows(
             let Some(directory) = meta.row else { return Ok(0) };
             // A version that the first pass refused shows no row; neither does one that was deleted: its
             // tombstone may have come without a row, and the row's own tombstone be forgotten already.
-            let (indexed, at) = (shared.applier.object(&meta.key)?, meta.version.timestamp());
-            if indexed.is_none_or(|entry| entry.timestamp < at || entry.deleted && entry.timestamp > at) {
+            let (indexed, at) = (shared.applier.object(&meta.key)?, meta.stamp.ballot);
+            let deleted = |entry: &ObjectEntry| entry.deleted && entry.stamp.ballot > at;
+            if indexed.is_none_or(|entry| entry.stamp.ballot < at || deleted(&entry)) {
                 return Ok(0);
             }
-            rows.entry(directory).or_default().push(meta.version.row(&meta.path));
+            rows.entry(directory).or_default().push(meta.version.row(&meta.path, meta.stamp.ballot));
             Ok(1)
         }
         Kind::Rows => {

@@ -137,8 +137,8 @@ fn item(
             let (object, entry) = (parse_object_key(key).ok_or_else(bad)?, ObjectEntry::from_bytes(value)?);
             let key = ItemKey::Object(object);
             (wanted(&key) && !entry.quarantined).then(|| Item {
-                digest: Digest::of_object(&object.hash, entry.timestamp),
-                timestamp: entry.timestamp,
+                digest: Digest::of_object(&object.hash, entry.stamp.ballot),
+                timestamp: entry.stamp.ballot,
                 deleted: entry.deleted,
                 key,
             })
@@ -210,7 +210,12 @@ fn read_item(device: &Device, key: &ItemKey) -> Result<Option<ItemCopy>, NodeErr
             let Some((meta, data)) = needle::<ObjectMeta>(device, Kind::Object, find)? else {
                 return Ok(None);
             };
-            Ok(Some(ItemCopy::Object { path: meta.path, version: meta.version, inline: data }))
+            Ok(Some(ItemCopy::Object {
+                path: meta.path,
+                version: meta.version,
+                stamp: meta.stamp,
+                inline: data,
+            }))
         }
         ItemKey::Block(key) => {
             let find = || Ok(shared.applier.block(key)?.map(|e| (e.location, e.quarantined)));

@@ -13,8 +13,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, ItemKey, NodeError,
-    ObjectWrite, Row, Timestamp,
+    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, ItemKey, NodeError, ObjectKey,
+    ObjectWrite, Promise, Refusal, Row, Timestamp, Vote, Votes,
 };
 use parking_lot::Mutex;
 use serde::ser::{Serialize, SerializeTuple, Serializer};
@@ -26,6 +26,7 @@ use crate::forget;
 use crate::group::{Done, Group, Item, Move, Request};
 use crate::index::{ObjectEntry, WriteBatch};
 use crate::needle::{BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Kind, ObjectMetaRef, RowsMeta};
+use crate::promise::Ceiling;
 use crate::volume::Tail;
 
 /// A group closes when it has this many bytes: about what a disk takes in one sync's time.
@@ -58,6 +59,8 @@ pub struct Writer {
     group: Group,
     requests: Receiver<Request>,
     carried: Option<Request>,
+    votes: Votes,
+    ceiling: Arc<Ceiling>,
 }
 
 /// Bytes that serialize as themselves, without a length.
@@ -81,8 +84,10 @@ impl Writer {
         node: Arc<Vec<Arc<Directories>>>,
         tail: Tail,
         requests: Receiver<Request>,
+        ceiling: Arc<Ceiling>,
     ) -> Writer {
-        Writer { shared, node, tail, group: Group::default(), requests, carried: None }
+        let votes = Votes::after(ceiling.at_start());
+        Writer { shared, node, tail, group: Group::default(), requests, carried: None, votes, ceiling }
     }
 
     /// Runs until every sender is gone.
@@ -136,7 +141,9 @@ impl Writer {
         }
         self.group.moves = matches!(request, Request::Move(..));
         match request {
-            Request::Object(write, done) => self.add_object(write, done),
+            Request::Object(write, done) => self.add_object(write, false, done),
+            Request::Learn(write, done) => self.add_object(write, true, done),
+            Request::Prepare(key, ballot, done) => drop(done.send(self.promise(&key, ballot))),
             Request::Block(block, done) => self.add_block(*block, done),
             Request::DeleteBlocks(keys, done) => self.add_delete(keys, done),
             Request::Directory(write, done) => {
@@ -154,26 +161,45 @@ impl Writer {
         Ok(())
     }
 
-    fn add_object(&mut self, write: Box<ObjectWrite>, done: Done<()>) {
+    fn add_object(&mut self, write: Box<ObjectWrite>, learned: bool, done: Done<()>) {
         let added = (|| {
             let old = self.shared.applier.object(&write.key)?;
-            if let Some(old) = old.filter(|old| forbids(old, write.version.timestamp())) {
-                return Err(NodeError::Stale { current: old.timestamp });
+            let vote = match learned {
+                true => learn(old, write.stamp.ballot),
+                false => self.votes.check(&write.key, old.map(|old| old.stamp), write.stamp, write.expect),
+            };
+            if vote.map_err(NodeError::Stale)? == Vote::Stored {
+                return Ok(None);
             }
+            self.ceiling.raise_above(write.stamp.ballot)?;
             let meta = ObjectMetaRef {
                 key: &write.key,
                 path: &write.path,
                 version: &write.version,
+                stamp: write.stamp,
                 row: write.row.map(|row| row.directory),
             };
             let urgent = write.version.live().is_none();
             let location = self.group.add(&mut self.tail, Kind::Object, &meta, &write.inline, urgent)?;
-            Ok((location, old))
+            Ok(Some((location, old)))
         })();
         match added {
-            Ok((location, old)) => self.group.items.push(Item::Object { write, location, old, done }),
+            Ok(Some((location, old))) => self.group.items.push(Item::Object { write, location, old, done }),
+            // Its needle is on stable storage: this group was begun after the one that brought it.
+            Ok(None) => self.group.stored.push((write, done)),
             Err(error) => drop(done.send(Err(error))),
         }
+    }
+
+    fn promise(
+        &mut self,
+        key: &ObjectKey,
+        (ballot, origin): (Timestamp, Timestamp),
+    ) -> Result<Promise, NodeError> {
+        let held = self.shared.applier.object(key)?.map(|old| old.stamp);
+        // Before it is given, so that none is given that a crash could take back.
+        self.ceiling.raise_above(ballot)?;
+        self.votes.promise(key, held, ballot, origin).map_err(NodeError::Stale)
     }
 
     fn add_block(&mut self, block: BlockWrite, done: Done<()>) {
@@ -317,6 +343,7 @@ impl Writer {
         for item in self.group.items.drain(..) {
             item.fail(answer.clone());
         }
+        self.answer_stored();
         self.group.release();
     }
 
@@ -335,9 +362,27 @@ impl Writer {
         }
         let infos = self.apply_directories(&items, &mut guards);
         drop(guards);
+        for item in &items {
+            if let Item::Object { write, old, .. } = item {
+                self.votes.accepted(&write.key, old.map(|old| old.stamp), write.stamp);
+            }
+        }
         self.apply_rows(&items, &mut errors);
+        self.answer_stored();
         for ((item, error), info) in items.into_iter().zip(errors).zip(infos) {
             answer(item, error, info);
+        }
+    }
+
+    /// A version that came twice: its row may have been refused the first time.
+    fn answer_stored(&mut self) {
+        for (write, done) in self.group.stored.drain(..) {
+            let row = write.version.row(&write.path, write.stamp.ballot);
+            let target = write.row.and_then(|target| {
+                self.node.get(usize::from(target.device.0)).map(|node| (node, target.directory))
+            });
+            let put = target.map_or(Ok(()), |(node, key)| node.put_rows(&key, std::iter::once(&row)));
+            drop(done.send(put));
         }
     }
 
@@ -365,7 +410,7 @@ impl Writer {
                 Item::Object { write, .. } => {
                     let Some(target) = write.row else { continue };
                     let rows = targets.entry((usize::from(target.device.0), target.directory)).or_default();
-                    rows.push((i, write.version.row(&write.path)));
+                    rows.push((i, write.version.row(&write.path, write.stamp.ballot)));
                 }
                 Item::Rows { key, rows, .. } => {
                     if let Err(error) = self.shared.directories.put_rows(key, rows.iter()) {
@@ -373,7 +418,7 @@ impl Writer {
                     }
                 }
                 Item::Forget { forgotten, .. } => {
-                    if let Err(error) = forget::rows(&self.shared, forgotten) {
+                    if let Err(error) = forget::rows(&self.shared, forgotten, false) {
                         errors[i] = Some(error);
                     }
                 }
@@ -387,9 +432,12 @@ impl Writer {
     }
 }
 
-/// Whether a stored version is in the way of a write: a damaged one may be written once more.
-fn forbids(old: &ObjectEntry, at: Timestamp) -> bool {
-    old.timestamp > at || old.timestamp == at && !old.quarantined
+/// What has taken effect is stored whatever was promised since, unless something newer is there. A damaged
+/// copy of it may be written once more.
+fn learn(old: Option<ObjectEntry>, ballot: Timestamp) -> Result<Vote, Refusal> {
+    let there =
+        old.is_some_and(|old| old.stamp.ballot > ballot || old.stamp.ballot == ballot && !old.quarantined);
+    Ok(if there { Vote::Stored } else { Vote::Store })
 }
 
 fn forget_directories(directories: &Directories, item: &Item, guards: &mut Guards<'_>) {
@@ -425,8 +473,9 @@ fn prepare(shared: &Shared, item: &Item, batch: &mut WriteBatch) -> Result<(), N
     let applier = &shared.applier;
     match item {
         Item::Object { write, location, old, .. } => {
-            let ObjectWrite { key, path, version, .. } = &**write;
-            applier.put_object(batch, &NewVersion { key, path, version, location: *location, old: *old })
+            let ObjectWrite { key, path, version, stamp, .. } = &**write;
+            let (stamp, location, old) = (*stamp, *location, *old);
+            applier.put_object(batch, &NewVersion { key, path, version, stamp, location, old })
         }
         Item::Block { key, location, old, .. } => {
             applier.put_block(batch, key, *location, *old);
@@ -464,7 +513,9 @@ fn refuse(request: Request, error: NodeError) {
     match request {
         Request::Directory(_, done) => drop(done.send(Err(error))),
         Request::Forget(_, done) => drop(done.send(Err(error))),
+        Request::Prepare(_, _, done) => drop(done.send(Err(error))),
         Request::Object(_, done)
+        | Request::Learn(_, done)
         | Request::Block(_, done)
         | Request::DeleteBlocks(_, done)
         | Request::Rows(_, _, done)

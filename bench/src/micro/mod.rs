@@ -1,5 +1,6 @@
 //! `kodiak-bench micro`.
 
+mod erasure;
 mod list;
 mod ring;
 mod volume;
@@ -21,6 +22,8 @@ pub enum MicroCommand {
     Volume(volume::VolumeArgs),
     /// Listings of containers
     List(list::ListArgs),
+    /// Erasure codes
+    Erasure(erasure::ErasureArgs),
 }
 
 /// What all take.
@@ -48,6 +51,7 @@ pub fn main(command: MicroCommand) -> anyhow::Result<()> {
         MicroCommand::Ring(args) => ring::main(&args),
         MicroCommand::Volume(args) => volume::main(&args),
         MicroCommand::List(args) => list::main(&args),
+        MicroCommand::Erasure(args) => erasure::main(&args),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Buckets and their configuration.
 
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery};
 use serde::Deserialize;
 
 use super::S3Front;
@@ -113,14 +113,9 @@ impl S3Front {
         }
         let list = acl::requested(call)?;
         let text = self.receive_xml(call, body).await?;
-        if !text.is_empty() {
-            let wanted: CreateBucketConfiguration = xml::parse(&text)?;
-            let here = |location: &String| location.is_empty() || *location == self.settings.region;
-            if !wanted.location.as_ref().is_none_or(here) {
-                let message = "The location constraint is not this cluster's region.";
-                return Err(S3Error::new(StatusCode::BAD_REQUEST, "InvalidLocationConstraint", message));
-            }
-        }
+        let location =
+            if text.is_empty() { None } else { xml::parse::<CreateBucketConfiguration>(&text)?.location };
+        let policy = self.chosen_policy(call, location.as_deref())?;
         let (account, bucket) = (call.account(), call.bucket());
         match self.store.container(account, bucket).await {
             Ok(_) => return Err(S3Error::bucket_exists().with("BucketName", bucket)),
@@ -128,7 +123,7 @@ impl S3Front {
             Err(error) => return Err(error.into()),
         }
         self.store
-            .create_container(account, bucket, PolicyIndex(0), list.map_or(Vec::new(), Canned::changes))
+            .create_container(account, bucket, policy, list.map_or(Vec::new(), Canned::changes))
             .await?;
         let builder =
             Response::builder().header("location", format!("/{bucket}")).header("content-length", 0);

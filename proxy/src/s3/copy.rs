@@ -85,6 +85,7 @@ impl S3Front {
         let info = self.bucket_info(call).await?;
         acl::check_object(call, &info.directory)?;
         let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        self.check_class(call, policy)?;
         let condition = condition(call)?;
         let source = self.source(call).await?;
         let replace = replaces(call, "x-amz-metadata-directive")?;

@@ -21,13 +21,15 @@ const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').
 /// What a listing asks for.
 pub(super) struct Listing<'a> {
     call: &'a Call,
+    class: &'a str,
     pub(super) max_keys: usize,
     url: bool,
 }
 
 impl<'a> Listing<'a> {
-    pub(super) fn of(call: &'a Call) -> Result<Listing<'a>, S3Error> {
-        Ok(Listing { call, max_keys: max(call, "max-keys")?, url: url_encoded(call)? })
+    /// `class` is the bucket's.
+    pub(super) fn of(call: &'a Call, class: &'a str) -> Result<Listing<'a>, S3Error> {
+        Ok(Listing { call, class, max_keys: max(call, "max-keys")?, url: url_encoded(call)? })
     }
 
     pub(super) fn text<'t>(&self, text: &'t str) -> std::borrow::Cow<'t, str> {
@@ -96,7 +98,7 @@ impl<'a> Listing<'a> {
         if with_owner {
             owner(xml, "Owner", self.call);
         }
-        xml.element("StorageClass", "STANDARD");
+        xml.element("StorageClass", self.class);
     }
 
     /// What is shown of a delete marker.
@@ -109,7 +111,6 @@ impl<'a> Listing<'a> {
 
 impl S3Front {
     async fn page(&self, listing: &Listing<'_>, marker: Option<String>) -> Result<Page, S3Error> {
-        self.bucket_info(listing.call).await?;
         if listing.max_keys == 0 {
             return Ok(Page::default());
         }
@@ -118,7 +119,8 @@ impl S3Front {
     }
 
     pub(super) async fn list_v1(&self, call: &Call) -> Answer {
-        let listing = Listing::of(call)?;
+        let policy = self.bucket_info(call).await?.directory.policy;
+        let listing = Listing::of(call, self.class(policy))?;
         let marker = call.query("marker").unwrap_or("");
         let page = self.page(&listing, Some(marker.to_owned())).await?;
         let mut xml = Xml::root("ListBucketResult");
@@ -134,7 +136,8 @@ impl S3Front {
     }
 
     pub(super) async fn list_v2(&self, call: &Call) -> Answer {
-        let listing = Listing::of(call)?;
+        let policy = self.bucket_info(call).await?.directory.policy;
+        let listing = Listing::of(call, self.class(policy))?;
         let token = call.query("continuation-token").filter(|token| !token.is_empty());
         let after = call.query("start-after");
         let marker = match token {

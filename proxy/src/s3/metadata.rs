@@ -6,6 +6,7 @@ use kodiak_storage_api::{ObjectRecord, Row, Timestamp};
 use super::call::Call;
 use super::checksum::Algorithm;
 use super::error::S3Error;
+use super::storage_class::STANDARD;
 use super::tags;
 use crate::http::{expires_at, http_date, value_bytes};
 use crate::store::NewObject;
@@ -75,16 +76,6 @@ fn check_supported(call: &Call) -> Result<(), S3Error> {
     if let Some(name) = REFUSED.into_iter().find(|name| call.headers.contains_key(*name)) {
         return Err(S3Error::not_implemented().with("Header", name));
     }
-    match call.header("x-amz-storage-class") {
-        None | Some("STANDARD") => {}
-        Some(_) => {
-            return Err(S3Error::new(
-                http::StatusCode::BAD_REQUEST,
-                "InvalidStorageClass",
-                "The storage class is not valid: only STANDARD is.",
-            ));
-        }
-    }
     Ok(())
 }
 
@@ -139,7 +130,16 @@ pub(super) fn checksum(record: &ObjectRecord) -> Option<(Algorithm, &str)> {
 }
 
 /// The headers of an object's answer, but for length, range and type.
-pub(super) fn record_headers(mut builder: Builder, record: &ObjectRecord, etag: &str) -> Builder {
+pub(super) fn record_headers(
+    mut builder: Builder,
+    record: &ObjectRecord,
+    etag: &str,
+    class: &str,
+) -> Builder {
+    // The usual one is not mentioned.
+    if class != STANDARD {
+        builder = builder.header("x-amz-storage-class", class);
+    }
     builder = builder
         .header("last-modified", http_date(modified(record)))
         .header("etag", format!("\"{etag}\""))

@@ -93,6 +93,7 @@ impl S3Front {
         let bucket = self.bucket_info(call).await?.directory;
         acl::check_object(call, &bucket)?;
         let policy = bucket.policy;
+        self.check_class(call, policy)?;
         let mut object = metadata::new_object(call, self.store.now())?;
         let chosen = chosen_checksum(call)?;
         if let Some((algorithm, full)) = chosen {
@@ -260,7 +261,7 @@ impl S3Front {
         xml.element("UploadId", &begun.id);
         owner(&mut xml, "Initiator", call);
         owner(&mut xml, "Owner", call);
-        xml.element("StorageClass", "STANDARD");
+        xml.element("StorageClass", self.class(begun.policy));
         xml.value("PartNumberMarker", marker);
         xml.value("NextPartNumberMarker", rows.last().map_or(0, part_number));
         xml.value("MaxParts", limit);
@@ -289,7 +290,7 @@ impl S3Front {
     }
 
     pub(super) async fn list_uploads(&self, call: &Call) -> Answer {
-        self.bucket_info(call).await?;
+        let policy = self.bucket_info(call).await?.directory.policy;
         let limit = max(call, "max-uploads")?;
         let url = url_encoded(call)?;
         let (key_marker, id_marker) =
@@ -347,7 +348,7 @@ impl S3Front {
                     xml.element("UploadId", &id);
                     owner(&mut xml, "Initiator", call);
                     owner(&mut xml, "Owner", call);
-                    xml.element("StorageClass", "STANDARD");
+                    xml.element("StorageClass", self.class(policy));
                     xml.element("Initiated", &iso_millis(row.timestamp));
                     xml.close("Upload");
                 }

@@ -17,6 +17,7 @@ impl S3Front {
         let info = self.bucket_info(call).await?;
         acl::check_object(call, &info.directory)?;
         let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        self.check_class(call, policy)?;
         let mut object = metadata::new_object(call, self.store.now())?;
         let condition = condition(call)?;
         let path = call.path();

@@ -6,12 +6,14 @@
 mod buffers;
 mod commit;
 mod directories;
+mod erasure;
 mod error;
 mod listing;
 mod locks;
 mod md5;
 mod open;
 mod quorum;
+mod register;
 mod upload;
 mod versions;
 mod workers;
@@ -23,7 +25,7 @@ use futures_util::stream::BoxStream;
 use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
 
 pub use error::StoreError;
-pub use kodiak_storage_api::{NoSuchDevice, Nodes, Placement};
+pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
 pub use upload::{Staged, Upload};
 pub use versions::{
@@ -105,7 +107,11 @@ pub type ByteStream = BoxStream<'static, Result<bytes::Bytes, StoreError>>;
 
 impl Store {
     /// A store over these nodes. Its background workers begin with [`Store::run_workers`].
-    pub fn new(placement: Placement, nodes: &Nodes, clock: Arc<Clock>) -> Result<SharedStore, NoSuchDevice> {
+    pub fn new(
+        placement: Placement,
+        nodes: &Nodes,
+        clock: Arc<Clock>,
+    ) -> Result<SharedStore, PlacementError> {
         Ok(Arc::new(Store {
             map: ArcSwap::from_pointee(Map::new(placement, nodes)?),
             clock,
@@ -117,7 +123,7 @@ impl Store {
     }
 
     /// Goes on with other rings; what has begun with the old ones ends with them.
-    pub fn set_placement(&self, placement: Placement, nodes: &Nodes) -> Result<(), NoSuchDevice> {
+    pub fn set_placement(&self, placement: Placement, nodes: &Nodes) -> Result<(), PlacementError> {
         self.map.store(Arc::new(Map::new(placement, nodes)?));
         Ok(())
     }

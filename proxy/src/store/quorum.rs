@@ -16,13 +16,27 @@ pub(super) fn majority(replicas: usize) -> usize {
 
 /// Gives every replica the same write and waits until a majority has it on stable storage; the others
 /// go on by themselves. On failure, the error that explains most.
-pub(super) async fn write<T, F, A>(replicas: Vec<Replica>, mut write: F) -> Result<Vec<T>, NodeError>
+pub(super) async fn write<T, F, A>(replicas: Vec<Replica>, write: F) -> Result<Vec<T>, NodeError>
 where
     F: FnMut(usize, Replica) -> A,
     A: Future<Output = Result<T, NodeError>> + Send + 'static,
     T: Send + 'static,
 {
-    let (all, needed) = (replicas.len(), majority(replicas.len()));
+    write_to(majority(replicas.len()), replicas, write).await
+}
+
+/// As [`write()`], but waits for `needed` replicas.
+pub(super) async fn write_to<T, F, A>(
+    needed: usize,
+    replicas: Vec<Replica>,
+    mut write: F,
+) -> Result<Vec<T>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let all = replicas.len();
     if all == 1 {
         let mut done = Vec::with_capacity(1);
         for (index, replica) in replicas.into_iter().enumerate() {
@@ -51,8 +65,28 @@ where
 
 /// Asks replicas, a majority at first and others for those that fail, until a majority has answered. Where
 /// too many fail, the answers of so many suffice that every majority is among them: of two replicas one,
-/// since each has every acknowledged write.
-pub(super) async fn read<T, F, A>(replicas: &[Replica], mut ask: F) -> Result<Vec<(usize, T)>, NodeError>
+/// since each has every acknowledged row.
+pub(super) async fn read<T, F, A>(replicas: &[Replica], ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let (answers, errors) = answers(replicas, ask).await;
+    let needed = majority(replicas.len());
+    if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
+}
+
+/// As [`read()`], but nothing less than a majority will do: of two replicas both.
+pub(super) async fn read_majority<T, F, A>(replicas: &[Replica], ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let (answers, errors) = answers(replicas, ask).await;
+    if answers.len() >= majority(replicas.len()) { Ok(answers) } else { Err(worst(errors)) }
+}
+
+async fn answers<T, F, A>(replicas: &[Replica], mut ask: F) -> (Vec<(usize, T)>, Vec<NodeError>)
 where
     F: FnMut(usize, Replica) -> A,
     A: Future<Output = Result<T, NodeError>>,
@@ -74,8 +108,8 @@ where
             }
         }
         if answers.len() >= needed {
-            return Ok(answers);
+            break;
         }
     }
-    if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
+    (answers, errors)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kodiak_storage_api::{
-    BLOCK_SIZE, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
+    BLOCK_SIZE, BlockKey, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
 };
 use rand::RngCore;
 use tokio::sync::oneshot;
@@ -85,7 +85,10 @@ impl Store {
         (digest, data): ([u8; 32], Bytes),
     ) -> Result<(), StoreError> {
         let key = self.map().block(policy, id.0, id.1)?;
-        let replicas = self.map().object_replicas(policy, key.partition)?;
+        if let Some(fragments) = self.fragments(key, data.len())? {
+            return fragments.write(owner, data).await;
+        }
+        let replicas = self.map().block_replicas(policy, key.partition)?;
         let write = |_, replica: kodiak_storage_api::Replica| {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
@@ -103,7 +106,11 @@ impl Store {
         for extent in extents {
             for index in 0..extent.blocks() {
                 let key = self.map().block(policy, extent.data, index)?;
-                for replica in self.map().object_replicas(policy, key.partition)? {
+                let fragmented = self.map().codec(policy)?.is_some();
+                for (fragment, replica) in
+                    self.map().block_replicas(policy, key.partition)?.into_iter().enumerate()
+                {
+                    let key = if fragmented { key.of_fragment(fragment) } else { key };
                     replica.node.delete_blocks(replica.device, vec![key]).await?;
                 }
             }
@@ -200,6 +207,9 @@ impl Upload {
     async fn send_block(&mut self) -> Result<(), StoreError> {
         let Some(buffer) = self.buffer.take() else { return Ok(()) };
         self.blocks.drain(BLOCKS_AT_ONCE - 1).await?;
+        if self.blocks.begun == BlockKey::MAX_BLOCKS {
+            return Err(StoreError::Refused("an upload has too many blocks".into()));
+        }
         let Some(chain) = self.md5.take() else {
             return Err(StoreError::Unavailable("the upload had failed".into()));
         };

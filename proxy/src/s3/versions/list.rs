@@ -10,7 +10,7 @@ use crate::store::{VersionEntry, VersionMarker, VersionQuery, VersionRow, Versio
 impl S3Front {
     pub(in crate::s3) async fn list_versions(&self, call: &Call) -> Answer {
         let info = self.bucket_info(call).await?;
-        let listing = Listing::of(call)?;
+        let listing = Listing::of(call, self.class(info.directory.policy))?;
         let (key_marker, query) = query(call, listing.max_keys)?;
         let of = (call.account(), call.bucket());
         let page = self.store.list_versions(of, Versioning::of(&info.directory), &query).await?;
