@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockKey, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, ListQuery, NodeError, ObjectKey,
-    ObjectPath, Page, PolicyIndex, Promise, Row, Stamp, Timestamp, Version,
+    BlockInfo, BlockKey, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, Item, ItemCopy,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectPath, Page, Partition, PolicyIndex, Promise, Row,
+    ScanPage, ScanQuery, Stamp, Timestamp, Tree, Version,
 };
 
 /// A device of one node: its place in the node's own list.
@@ -224,4 +225,75 @@ pub trait StorageNode: Send + Sync + 'static {
         kind: WorkKind,
         ids: Vec<WorkId>,
     ) -> Result<(), NodeError>;
+
+    /// Digests of those partitions of a range that the device has anything of.
+    async fn digests(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Range<u32>,
+    ) -> Result<Vec<(Partition, Digest)>, NodeError> {
+        let _ = (device, tree, partitions);
+        Err(no_repair())
+    }
+
+    /// The [`crate::BUCKETS`] digests that a partition's is the sum of.
+    async fn buckets(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partition: Partition,
+    ) -> Result<Vec<Digest>, NodeError> {
+        let _ = (device, tree, partition);
+        Err(no_repair())
+    }
+
+    /// Items of some buckets of a partition. An item that is changed meanwhile may come twice or not
+    /// at all; the others come once.
+    async fn scan(&self, device: DeviceIndex, query: ScanQuery) -> Result<ScanPage, NodeError> {
+        let _ = (device, query);
+        Err(no_repair())
+    }
+
+    /// Whole items, verified, in the order of the keys; none where there is none. Those that do not fit
+    /// into about [`crate::ITEMS_BYTES`] are left out at the end: to be asked for again.
+    async fn read_items(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<ItemKey>,
+    ) -> Result<Vec<Result<Option<ItemCopy>, NodeError>>, NodeError> {
+        let _ = (device, keys);
+        Err(no_repair())
+    }
+
+    /// What is known of blocks; none of those that are not there.
+    async fn block_infos(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<BlockKey>,
+    ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
+        let _ = (device, keys);
+        Err(no_repair())
+    }
+
+    /// Stores a version that has taken effect: a majority of its replicas holds it at this ballot. So it
+    /// is taken whatever this device has promised since, unless it holds a newer one, and over a damaged
+    /// copy of itself.
+    async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        let _ = (device, write);
+        Err(no_repair())
+    }
+
+    /// Drops items that are elsewhere, or that nobody needs any more, if they are still exactly these:
+    /// no tombstone stays and no extents are queued. A directory's record goes only after all its rows.
+    /// Answers how many were dropped; on stable storage.
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        let _ = (device, items);
+        Err(no_repair())
+    }
+}
+
+/// Answer of nodes that keep no digests (those of tests that never repair).
+fn no_repair() -> NodeError {
+    NodeError::Unavailable("this node keeps no digests".into())
 }

@@ -91,7 +91,7 @@ impl Found {
             anew()?;
             checkpoint = Checkpoint::START;
         }
-        let index = match Index::open(&index_folder, memory) {
+        let mut index = match Index::open(&index_folder, memory) {
             Ok(index) => index,
             Err(error) => {
                 tracing::error!(device = name, %error, "index cannot be opened: it is set aside and made anew");
@@ -103,9 +103,10 @@ impl Found {
                 })?
             }
         };
-        let index = Arc::new(index);
         let node_failed =
             |error: NodeError| OpenError::Index { device: name.to_owned(), message: error.to_string() };
+        index.load_digests().map_err(node_failed)?;
+        let index = Arc::new(index);
         let shared = Shared {
             name: name.to_owned(),
             directories: Arc::new(Directories::new(index.clone()).map_err(node_failed)?),
