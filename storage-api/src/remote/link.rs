@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
@@ -126,7 +127,12 @@ impl Link {
             let host = ServerName::try_from(host).map_err(|error| error.to_string())?;
             let [protocol] = config.alpn_protocols.as_slice() else { return Err("no protocol".into()) };
             let stream = TlsConnector::from(config.clone()).connect(host, stream).await;
-            let stream = stream.map_err(|error| explained(&error))?;
+            let mut stream = stream.map_err(|error| explained(&error))?;
+            if protocol == ALPN_MESSAGES {
+                // With TLS 1.3 a server looks at our certificate when for us the handshake is over. In HTTP/2 it
+                // then speaks first: what it says, or why it does not, shows before anything is sent.
+                stream.fill_buf().await.map_err(|error| explained(&error))?;
+            }
             let (_, session) = stream.get_ref();
             if session.alpn_protocol() != Some(protocol) {
                 return Err("what answers there is no storage node".into());
@@ -311,7 +317,7 @@ fn explained(error: &(dyn Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    let hint = if text.contains("UnknownIssuer") || text.contains("UnknownCA") {
+    let hint = if ["UnknownIssuer", "UnknownCA", "BadSignature"].iter().any(|what| text.contains(what)) {
         " (one of the two certificates is of another cluster's authority: is this the right address?)"
     } else if text.contains("Expired") || text.contains("expired") {
         " (a certificate has expired: is a clock wrong?)"

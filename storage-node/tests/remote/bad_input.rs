@@ -24,9 +24,13 @@ use crate::machine::{CLUSTER, Machines, ask, party, refusal};
 #[tokio::test]
 async fn another_authority_is_refused_by_both_sides() {
     let machines = Machines::start().await;
-    let stranger = machines.call_as(&Authority::new().node("n1", CLUSTER), machines.client.clone(), "n2");
-    let why = refusal(&stranger).await;
+    let (stranger, ours) = (Authority::new().node("n1", CLUSTER), machines.authority.node("n1", CLUSTER));
+    let why = refusal(&machines.call_as(&stranger, machines.client.clone(), "n2")).await;
     assert!(why.contains("UnknownIssuer") && why.contains("is this the right address?"), "{why}");
+    // One that trusts us is not trusted for that.
+    let stranger = stranger.trusting(&ours);
+    let why = refusal(&machines.call_as(&stranger, machines.client.clone(), "n2")).await;
+    assert!(why.contains("UnknownCA") && why.contains("is this the right address?"), "{why}");
     ask(&machines.remote).await.expect("members are served");
 }
 

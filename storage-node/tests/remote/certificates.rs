@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kodiak_storage_api::remote::host_name;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -28,6 +28,9 @@ fn provider() -> Arc<CryptoProvider> {
 impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::default();
+        // Each authority has a name of its own, as those of clusters do.
+        let name = format!("authority {:x}", rand::random::<u64>());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("signed").der().clone();
@@ -64,6 +67,11 @@ impl Credentials {
             .with_root_certificates(self.roots.clone())
             .with_client_auth_cert(vec![self.certificate.clone()], self.key.clone_key())
             .expect("a client")
+    }
+
+    /// Trusts what another trusts.
+    pub fn trusting(self, other: &Credentials) -> Credentials {
+        Credentials { roots: other.roots.clone(), ..self }
     }
 
     pub fn anonymous(&self) -> ClientConfig {
