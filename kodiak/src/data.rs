@@ -1,7 +1,6 @@
 //! The data folder that `kodiak up` makes: devices, rings, credentials, configuration.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -16,11 +15,13 @@ use crate::settings::{ClusterSettings, MetricsSettings, ProxySettings, Settings}
 
 /// The configuration in a data folder.
 pub const CONFIG: &str = "kodiak.toml";
+/// The file with the key that places names.
+pub const PLACEMENT_KEY: &str = "placement.key";
 /// Name of the one node in its rings.
 const NODE: &str = "local";
 /// Two to this many partitions: a hundred and more for each device of a small store, which may grow to
 /// some tens of devices before they are too few.
-const PART_POWER: u8 = 10;
+pub const PART_POWER: u8 = 10;
 
 /// What the first start decides.
 #[derive(Clone, Debug)]
@@ -44,20 +45,50 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
     let (devices, replicas) = (shape.devices, shape.replicas);
     ensure!(devices > 0 && replicas > 0, "at least one device and one replica are needed");
     ensure!(replicas <= devices, "{replicas} replicas need {replicas} devices, but there are {devices}");
-    let folder = |path: &Path| {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.with_context(|| format!("cannot make the folder {}", path.display()))
-    };
-    folder(data)?;
-    folder(&data.join("rings"))?;
-    let names: Vec<String> = (1..=devices).map(|number| format!("d{number}")).collect();
+    make_folder(data)?;
+    make_folder(&data.join("rings"))?;
+    let names = device_names(devices);
     for (seed, ring) in ["account.ring", "container.ring", "object-0.ring"].into_iter().enumerate() {
         make_ring(&data.join("rings").join(ring), &names, replicas, seed as u64)?;
     }
+    make_placement_key(data)?;
+    let cluster = ClusterSettings {
+        node: NODE.into(),
+        placement_key: PLACEMENT_KEY.into(),
+        account_ring: Some("rings/account.ring".into()),
+        container_ring: Some("rings/container.ring".into()),
+        object_rings: vec!["rings/object-0.ring".into()],
+        protection: Vec::new(),
+        folder: None,
+        listen: None,
+    };
+    let device = |name: &String| DeviceSettings { name: name.clone(), path: name.into() };
+    let devices = names.iter().map(device).collect();
+    write_settings(data, &settings(cluster, devices, (shape.listen, shape.metrics), vec![administrator()]))?;
+    Ok(true)
+}
+
+/// Makes a folder that only its owner may enter.
+pub fn make_folder(path: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make the folder {}", path.display()))
+}
+
+/// Names of the first devices.
+pub fn device_names(devices: u16) -> Vec<String> {
+    (1..=devices).map(|number| format!("d{number}")).collect()
+}
+
+/// Makes the key that places names.
+pub fn make_placement_key(data: &Path) -> Result<()> {
     let mut key = [0; 32];
     rand::rng().fill_bytes(&mut key);
-    write_secret(&data.join("placement.key"), hex::encode(key).as_bytes())?;
-    let text = toml::to_string_pretty(&settings(&names, shape)).context("cannot write the configuration")?;
+    write_secret(&data.join(PLACEMENT_KEY), hex::encode(key).as_bytes())
+}
+
+/// Writes the configuration: afterwards the folder is one that is used.
+pub fn write_settings(data: &Path, settings: &Settings) -> Result<()> {
+    let text = toml::to_string_pretty(settings).context("cannot write the configuration")?;
     let text = format!(
         "# The configuration of this store: `kodiak run --config kodiak.toml` serves it too.\n{text}"
     );
@@ -65,8 +96,7 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
     // The folder's own name must outlast a power loss as what is in it does.
     let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let synced = File::open(parent).and_then(|parent| parent.sync_all());
-    synced.with_context(|| format!("cannot sync the folder {}", parent.display()))?;
-    Ok(true)
+    synced.with_context(|| format!("cannot sync the folder {}", parent.display()))
 }
 
 fn make_ring(path: &Path, devices: &[String], replicas: u16, seed: u64) -> Result<()> {
@@ -78,34 +108,37 @@ fn make_ring(path: &Path, devices: &[String], replicas: u16, seed: u64) -> Resul
     ring.save(path).with_context(|| format!("cannot write the ring {}", path.display()))
 }
 
-fn settings(devices: &[String], shape: &Shape) -> Settings {
-    let device = |name: &String| DeviceSettings { name: name.clone(), path: name.into() };
+/// A configuration with defaults for the rest; `addresses` are of the front door and of the metrics.
+pub fn settings(
+    cluster: ClusterSettings,
+    devices: Vec<DeviceSettings>,
+    addresses: (SocketAddr, SocketAddr),
+    users: Vec<FixedUser>,
+) -> Settings {
     Settings {
-        cluster: ClusterSettings {
-            node: NODE.into(),
-            placement_key: "placement.key".into(),
-            account_ring: "rings/account.ring".into(),
-            container_ring: "rings/container.ring".into(),
-            object_rings: vec!["rings/object-0.ring".into()],
-            protection: Vec::new(),
-        },
+        cluster,
         proxy: ProxySettings {
-            listen: shape.listen,
+            listen: addresses.0,
             server: Default::default(),
             swift: Default::default(),
             s3: Default::default(),
             token_life: 86_400,
         },
-        metrics: MetricsSettings { listen: Some(shape.metrics) },
-        storage: NodeSettings { devices: devices.iter().map(device).collect(), ..Default::default() },
-        users: vec![FixedUser {
-            account: "kodiak".into(),
-            name: "admin".into(),
-            key: Secret::new(random_text(40)),
-            access_key: Some(random_text(20).to_uppercase()),
-            admin: true,
-            reseller_admin: true,
-        }],
+        metrics: MetricsSettings { listen: Some(addresses.1) },
+        storage: NodeSettings { devices, ..Default::default() },
+        users,
+    }
+}
+
+/// The first user, with random keys.
+pub fn administrator() -> FixedUser {
+    FixedUser {
+        account: "kodiak".into(),
+        name: "admin".into(),
+        key: Secret::new(random_text(40)),
+        access_key: Some(random_text(20).to_uppercase()),
+        admin: true,
+        reseller_admin: true,
     }
 }
 
@@ -119,15 +152,7 @@ fn random_text(length: usize) -> String {
 
 /// Writes a file that only its owner may read, at once and onto stable storage.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let fresh = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    kodiak_cluster::file::replace(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Held while a store runs in a folder.

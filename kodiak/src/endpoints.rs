@@ -1,5 +1,6 @@
 //! `endpoints.json`: how scripts and tests reach a store that runs.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -17,6 +18,9 @@ pub struct Endpoints {
     pub s3: S3,
     /// URL of the Prometheus metrics.
     pub metrics: Option<String>,
+    /// Where it serves the other members of its cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<SocketAddr>,
     /// The process.
     pub pid: u32,
 }

@@ -3,9 +3,13 @@
 mod commands;
 mod data;
 mod endpoints;
+mod member;
 mod metrics;
+mod operator;
+mod remote;
 mod serve;
 mod settings;
+mod shared;
 
 use clap::{Parser, Subcommand};
 
@@ -37,9 +41,15 @@ enum Command {
     /// Make, change and look at rings.
     #[command(subcommand)]
     Ring(commands::ring::RingCommand),
-    /// Look at a store.
+    /// Make machines a cluster, and look at it.
     #[command(subcommand)]
     Cluster(commands::cluster::ClusterCommand),
+    /// Drain, remove and replace machines of a cluster.
+    #[command(subcommand)]
+    Node(commands::node::NodeCommand),
+    /// Add, weigh, remove and reset devices of a cluster.
+    #[command(subcommand)]
+    Device(commands::device::DeviceCommand),
     /// Check configurations.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -55,6 +65,8 @@ fn main() -> std::process::ExitCode {
         Command::Run(run) => commands::run::run(run),
         Command::Ring(ring) => commands::ring::run(ring),
         Command::Cluster(cluster) => commands::cluster::run(cluster),
+        Command::Node(node) => commands::node::run(node),
+        Command::Device(device) => commands::device::run(device),
         Command::Config(config) => commands::config::run(config),
         Command::Version => {
             println!("kodiak {}", env!("CARGO_PKG_VERSION"));

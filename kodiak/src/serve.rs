@@ -1,7 +1,6 @@
 //! Wires a configuration together and serves it.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use kodiak_auth::{FixedUsers, TokenLife};
 use kodiak_proxy::s3::S3Front;
 use kodiak_proxy::server::{self, Fronts};
-use kodiak_proxy::store::{Nodes, Placement, Store};
+use kodiak_proxy::store::{Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
 use kodiak_storage_api::{Clock, Policy, StorageNode};
@@ -20,21 +19,24 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::endpoints::{Endpoints, S3, Swift};
+use crate::member::{self, Machine};
 use crate::metrics;
+use crate::remote::Remotes;
 use crate::settings::Settings;
 
-/// Number of this process's clock; the next issue numbers the cluster's nodes.
+/// Number of the clock of a store that is no member of a cluster.
 const CLOCK: u32 = 1;
 /// Threads that wait for disks and hash at once. More would only queue elsewhere.
 const BLOCKING_THREADS: usize = 64;
 
 /// Serves until SIGTERM or SIGINT. `healthy` is called once everything answers.
-pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
+pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
     log();
     raise_file_limit();
     let recorder = metrics::install()?;
-    let clock = Arc::new(Clock::system(CLOCK));
-    let placement = placement(&settings)?;
+    let machine = Machine::open(&mut settings)?;
+    let clock = machine.as_ref().map_or(Ok(CLOCK), Machine::clock)?;
+    let clock = Arc::new(Clock::system(clock));
     let node = Node::open(settings.storage.clone(), clock.clone()).context("cannot open the storage")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -43,11 +45,23 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         .context("cannot start threads")?;
     let opened = node.clone();
     let served = runtime.block_on(async move {
-        let mut nodes: Nodes = HashMap::new();
-        nodes.insert(settings.cluster.node.clone(), opened.clone() as Arc<dyn StorageNode>);
+        let remotes =
+            Remotes::new(&settings.cluster.node, opened.clone() as Arc<dyn StorageNode>, key(&settings)?);
+        let (placement, nodes) = match &machine {
+            Some(machine) => {
+                (member::placement(machine.map(), remotes.key())?, remotes.nodes(&machine.map().members))
+            }
+            None => (placement(&settings)?, remotes.nodes(&[])),
+        };
         let store = Store::new(placement, &nodes, clock)?;
-        // Every record is on this node: the rings name no other.
-        opened.sweep_orphans().context("cannot start the sweeper")?;
+        if machine.is_none() {
+            // Every record is on this node: the rings name no other.
+            opened.sweep_orphans().context("cannot start the sweeper")?;
+        }
+        let running = match machine {
+            Some(machine) => Some(machine.start(opened.clone()).await?),
+            None => None,
+        };
         let users = Arc::new(FixedUsers::new(
             &settings.users,
             TokenLife(Duration::from_secs(settings.proxy.token_life)),
@@ -58,6 +72,7 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
+        endpoints.cluster = running.as_ref().map(|running| running.address);
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
@@ -65,13 +80,24 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         }
         let (stop, stopped) = watch::channel(false);
         store.run_workers(stopped.clone());
-        let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
+        let cluster = async {
+            match running {
+                Some(running) => running.serve(store, remotes, stopped.clone()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let serving =
+            tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped.clone()));
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
-        until_told().await?;
+        let ended = tokio::select! {
+            told = until_told() => told,
+            refusal = cluster => Err(refusal.into()),
+        };
         tracing::info!("stopping");
         stop.send_replace(true);
-        serving.await.context("the server broke")
+        serving.await.context("the server broke")?;
+        ended
     });
     // What was acknowledged is durable already; this makes the next start quick.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -107,6 +133,7 @@ fn endpoints(settings: &Settings, address: std::net::SocketAddr) -> Result<Endpo
             region: settings.proxy.s3.region.clone(),
         },
         metrics: None,
+        cluster: None,
         pid: std::process::id(),
     })
 }
@@ -114,17 +141,19 @@ fn endpoints(settings: &Settings, address: std::net::SocketAddr) -> Result<Endpo
 /// Reads the rings and the placement key.
 pub fn placement(settings: &Settings) -> Result<Placement> {
     let cluster = &settings.cluster;
+    if let Some(folder) = &cluster.folder {
+        let map = member::stored_map(folder, &cluster.node)?;
+        return Ok(member::placement(&map, key(settings)?)?);
+    }
     let ring =
         |path: &Path| Ring::load(path).with_context(|| format!("cannot use the ring {}", path.display()));
-    let path = &cluster.placement_key;
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut key = [0; 32];
-    hex::decode_to_slice(text.trim(), &mut key)
-        .with_context(|| format!("{} does not hold 64 hex digits", path.display()))?;
+    let named = |path: &Option<PathBuf>, name: &str| {
+        ring(path.as_ref().with_context(|| format!("cluster.{name} is missing in the configuration"))?)
+    };
     Ok(Placement {
-        key: PlacementKey::new(key),
-        accounts: ring(&cluster.account_ring)?,
-        containers: ring(&cluster.container_ring)?,
+        key: key(settings)?,
+        accounts: named(&cluster.account_ring, "account_ring")?,
+        containers: named(&cluster.container_ring, "container_ring")?,
         objects: (cluster.object_rings.iter().enumerate())
             .map(|(index, path)| {
                 let protection = cluster.protection.get(index).copied().unwrap_or_default();
@@ -134,6 +163,15 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
             })
             .collect::<Result<_>>()?,
     })
+}
+
+fn key(settings: &Settings) -> Result<PlacementKey> {
+    let path = &settings.cluster.placement_key;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut key = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut key)
+        .with_context(|| format!("{} does not hold 64 hex digits", path.display()))?;
+    Ok(PlacementKey::new(key))
 }
 
 /// Logs to standard error; `KODIAK_LOG` filters. Each request is a line of `kodiak::access`.

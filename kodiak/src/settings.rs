@@ -30,7 +30,7 @@ pub struct Settings {
     pub users: Vec<FixedUser>,
 }
 
-/// What the cluster is.
+/// What the cluster is: rings of a store of one machine, or `folder` and `listen` of a member of several.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
@@ -38,16 +38,26 @@ pub struct ClusterSettings {
     pub node: String,
     /// File with the key that places names: 64 hex digits. Lost, nothing is found again.
     pub placement_key: PathBuf,
-    /// Ring of the accounts.
-    pub account_ring: PathBuf,
-    /// Ring of the containers.
-    pub container_ring: PathBuf,
-    /// Ring of the objects of each storage policy, in the order of `proxy.swift.policies`.
+    /// Ring of the accounts; a member has it in its map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account_ring: Option<PathBuf>,
+    /// Ring of the containers; a member has it in its map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_ring: Option<PathBuf>,
+    /// Ring of the objects of each storage policy, in the order of `proxy.swift.policies`; a member has them in its
+    /// map.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub object_rings: Vec<PathBuf>,
     /// How each storage policy keeps its blocks, in the same order: `"replicated"`, which is the default,
     /// or `{ erasure = "4+2" }` with a ring of six replicas.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protection: Vec<Protection>,
+    /// Folder with the map and the certificates of a member; `kodiak cluster init` and `join` make it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Where a member serves the other ones: an address that they can reach. Port 0 picks a free one the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// The front door.
@@ -91,9 +101,10 @@ impl Settings {
         let mut settings: Settings = settings?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let cluster = &mut settings.cluster;
-        let rings = [&mut cluster.placement_key, &mut cluster.account_ring, &mut cluster.container_ring];
+        let rings = cluster.account_ring.iter_mut().chain(&mut cluster.container_ring);
+        let rings = rings.chain(&mut cluster.object_rings).chain(&mut cluster.folder);
         let devices = settings.storage.devices.iter_mut().map(|device| &mut device.path);
-        for file in rings.into_iter().chain(&mut cluster.object_rings).chain(devices) {
+        for file in rings.chain(devices).chain([&mut cluster.placement_key]) {
             *file = folder.join(&*file);
         }
         settings.check()?;
@@ -102,12 +113,17 @@ impl Settings {
 
     fn check(&self) -> Result<()> {
         ensure!(!self.storage.devices.is_empty(), "storage.devices is empty");
-        ensure!(!self.cluster.object_rings.is_empty(), "cluster.object_rings is empty");
         let (rings, policies) = (self.cluster.object_rings.len(), self.proxy.swift.policies.len());
-        ensure!(
-            rings == policies,
-            "there are {rings} object rings, but {policies} names in proxy.swift.policies"
-        );
+        match (&self.cluster.folder, self.cluster.listen) {
+            (Some(_), Some(_)) => {
+                ensure!(rings == 0, "cluster.folder has the rings: take cluster.object_rings out")
+            }
+            (None, None) => ensure!(
+                rings == policies,
+                "there are {rings} object rings, but {policies} names in proxy.swift.policies"
+            ),
+            _ => bail!("cluster.folder and cluster.listen go together"),
+        }
         let protections = self.cluster.protection.len();
         ensure!(
             protections <= rings,

@@ -16,6 +16,7 @@ mod record;
 pub mod remote;
 mod time;
 mod version;
+mod votes;
 
 pub use directory::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
@@ -30,8 +31,9 @@ pub use node::{
 };
 pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
-pub use time::{Clock, Timestamp};
+pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
+pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};
 
 pub use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex};
 

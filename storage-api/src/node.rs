@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockKey, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, ListQuery, NodeError, ObjectKey,
-    ObjectPath, Page, PolicyIndex, Row, Timestamp, Version,
+    ObjectPath, Page, PolicyIndex, Promise, Row, Stamp, Timestamp, Version,
 };
 
 /// A device of one node: its place in the node's own list.
@@ -25,6 +25,11 @@ pub struct ObjectWrite {
     pub path: ObjectPath,
     /// What to store.
     pub version: Version,
+    /// Which write it is, and its place in the order of the name's versions.
+    pub stamp: Stamp,
+    /// Only over the version of this ballot (zero: over nothing); a device that holds another answers
+    /// [`NodeError::Stale`]. For names with one replica, where that makes a compare-and-set.
+    pub expect: Option<Timestamp>,
     /// The bytes, for [`crate::Layout::Inline`]; else empty. Never copied on the way to the device.
     #[serde(skip)]
     pub inline: Vec<Bytes>,
@@ -46,6 +51,8 @@ pub struct RowTarget {
 pub struct StoredVersion {
     /// The version.
     pub version: Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The verified bytes, where they were asked for and lie inline.
     #[serde(skip)]
     pub inline: Option<Bytes>,
@@ -153,11 +160,22 @@ pub trait StorageNode: Send + Sync + 'static {
         Health::Local
     }
 
-    /// Stores a version unless the device has a newer or equal one ([`NodeError::Stale`]), and then
-    /// its row, which is seen by every later listing and comes back by itself after a crash.
+    /// Stores a version unless the device has a newer one or has promised to take none so old
+    /// ([`NodeError::Stale`]), and then its row, which is seen by every later listing and comes back by itself after a crash.
     /// [`NodeError::NoDirectory`]: the version is stored, but its container is gone.
     /// Extents of the replaced version that the new one does not name go to [`WorkKind::Free`].
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError>;
+
+    /// Promises never to take a version with an older ballot, and says what it holds and whether it has
+    /// ever accepted the write of this origin. At [`Timestamp::ZERO`] it only says. The promise outlives
+    /// a crash.
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError>;
 
     /// The newest version, tombstones included; with the inline bytes if `data`.
     async fn read_object(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    BlockKey, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Timestamp, Version,
+    BlockKey, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Stamp, Timestamp, Version,
 };
 use parking_lot::Mutex;
 use rocksdb::WriteBatch;
@@ -45,6 +45,8 @@ pub struct NewVersion<'a> {
     pub path: &'a ObjectPath,
     /// The version.
     pub version: &'a Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// Its needle.
     pub location: Location,
     /// What the index has now.
@@ -95,20 +97,20 @@ impl Applier {
             && old.location != new.location
         {
             self.kill(batch, &old.location, 0);
-            if old.timestamp < new.version.timestamp() && (old.extents || old.expires) {
+            if old.stamp.ballot < new.stamp.ballot && (old.extents || old.expires) {
                 self.leave_behind(batch, new, &old)?;
             }
         }
         let live = new.version.live();
         let entry = ObjectEntry {
             location: new.location,
-            timestamp: new.version.timestamp(),
+            stamp: new.stamp,
             deleted: live.is_none(),
             extents: live.is_some_and(|record| matches!(record.layout, Layout::Extents(_))),
             expires: live.is_some_and(|record| record.expires_at.is_some()),
         };
         if let Some(at) = live.and_then(|record| record.expires_at) {
-            let value = encode(&(new.path, entry.timestamp));
+            let value = encode(&(new.path, new.version.timestamp()));
             batch.put_cf(self.index.family(Family::Expiring), expiring_key(at, &key), value);
         }
         batch.put_cf(self.index.family(Family::Objects), key, entry.to_bytes());
@@ -145,7 +147,7 @@ impl Applier {
         let extents: Vec<Extent> = extents.into_iter().filter(|e| !kept.contains(e)).collect();
         if !extents.is_empty() {
             let value = FreedValue { path: new.path.clone(), policy: new.key.policy, extents };
-            batch.put_cf(self.index.family(Family::Freed), freed_key(old.timestamp, &key), encode(&value));
+            batch.put_cf(self.index.family(Family::Freed), freed_key(old.stamp.ballot, &key), encode(&value));
         }
         Ok(())
     }

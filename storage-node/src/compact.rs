@@ -72,7 +72,7 @@ pub fn apply_move(
     let applier = &shared.applier;
     match moved.kind {
         Kind::Object => {
-            let ObjectMeta { key, path, version, .. } = meta(moved)?;
+            let ObjectMeta { key, path, version, stamp, .. } = meta(moved)?;
             // Moves share no group with other writes, so the index says what is newest.
             match applier.object(&key)?.filter(|entry| entry.location == moved.from) {
                 Some(old) => {
@@ -80,6 +80,7 @@ pub fn apply_move(
                         key: &key,
                         path: &path,
                         version: &version,
+                        stamp,
                         location: to,
                         old: Some(old),
                     };

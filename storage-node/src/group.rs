@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey, ObjectWrite, Row,
+    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey, ObjectWrite,
+    Promise, Row, Timestamp,
 };
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -23,6 +24,8 @@ pub type Done<T> = oneshot::Sender<Result<T, NodeError>>;
 pub enum Request {
     /// Store a version.
     Object(Box<ObjectWrite>, Done<()>),
+    /// Promise a ballot of an object, and say what is known of a write's origin.
+    Prepare(ObjectKey, (Timestamp, Timestamp), Done<Promise>),
     /// Store a block.
     Block(Box<BlockWrite>, Done<()>),
     /// Delete blocks.
@@ -103,6 +106,8 @@ pub struct Group {
     pieces: Vec<Piece>,
     /// The requests, in the order of their needles.
     pub items: Vec<Item>,
+    /// Versions that are stored already: only their rows may be missing.
+    pub stored: Vec<(Box<ObjectWrite>, Done<()>)>,
     /// Names that are in it.
     pub names: HashSet<Name>,
     /// It holds moves, and nothing else.

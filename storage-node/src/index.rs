@@ -22,7 +22,7 @@
 use std::path::{Path, PathBuf};
 
 use kodiak_storage_api::{
-    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Partition, PolicyIndex, Timestamp,
+    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Partition, PolicyIndex, Stamp, Timestamp,
 };
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
@@ -316,8 +316,8 @@ pub fn parse_directory_key(bytes: &[u8]) -> Option<DirectoryKey> {
 pub struct ObjectEntry {
     /// Its needle.
     pub location: Location,
-    /// When it was written.
-    pub timestamp: Timestamp,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// It is a tombstone.
     pub deleted: bool,
     /// It owns extents.
@@ -327,14 +327,17 @@ pub struct ObjectEntry {
 }
 
 const LOCATION_LEN: usize = 20;
-const ENTRY_LEN: usize = LOCATION_LEN + Timestamp::ENCODED_LEN + 1;
+const STAMP_LEN: usize = 2 * Timestamp::ENCODED_LEN;
+const ENTRY_LEN: usize = LOCATION_LEN + STAMP_LEN + 1;
 
 impl ObjectEntry {
     /// The value's bytes.
     pub fn to_bytes(self) -> [u8; ENTRY_LEN] {
         let mut out = [0; ENTRY_LEN];
         out[..LOCATION_LEN].copy_from_slice(&location_bytes(&self.location));
-        out[LOCATION_LEN..ENTRY_LEN - 1].copy_from_slice(&self.timestamp.to_bytes());
+        let (ballot, origin) = out[LOCATION_LEN..ENTRY_LEN - 1].split_at_mut(Timestamp::ENCODED_LEN);
+        ballot.copy_from_slice(&self.stamp.ballot.to_bytes());
+        origin.copy_from_slice(&self.stamp.origin.to_bytes());
         out[ENTRY_LEN - 1] =
             u8::from(self.deleted) | u8::from(self.extents) << 1 | u8::from(self.expires) << 2;
         out
@@ -344,11 +347,12 @@ impl ObjectEntry {
     pub fn from_bytes(bytes: &[u8]) -> Result<ObjectEntry, NodeError> {
         let bad = || NodeError::Corrupt("index: object entry".into());
         let bytes: &[u8; ENTRY_LEN] = bytes.try_into().map_err(|_| bad())?;
-        let timestamp = bytes[LOCATION_LEN..ENTRY_LEN - 1].try_into().map_err(|_| bad())?;
+        let (ballot, origin) = bytes[LOCATION_LEN..ENTRY_LEN - 1].split_at(Timestamp::ENCODED_LEN);
+        let timestamp = |bytes: &[u8]| bytes.try_into().map(Timestamp::from_bytes).map_err(|_| bad());
         let flags = bytes[ENTRY_LEN - 1];
         Ok(ObjectEntry {
             location: parse_location(bytes)?,
-            timestamp: Timestamp::from_bytes(timestamp),
+            stamp: Stamp { ballot: timestamp(ballot)?, origin: timestamp(origin)? },
             deleted: flags & 1 != 0,
             extents: flags & 2 != 0,
             expires: flags & 4 != 0,
@@ -398,8 +402,9 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let location = Location { volume: 7, offset: 1 << 40, meta_len: 300, data_len: 4096 };
-        let timestamp = Timestamp::from_micros(123_456_789, 5);
-        let entry = ObjectEntry { location, timestamp, deleted: true, extents: false, expires: true };
+        let stamp = Stamp::first(Timestamp::from_micros(123_456_789, 5));
+        let stamp = stamp.again(Timestamp::from_micros(123_456_790, 6));
+        let entry = ObjectEntry { location, stamp, deleted: true, extents: false, expires: true };
         assert_eq!(ObjectEntry::from_bytes(&entry.to_bytes()), Ok(entry));
         assert!(ObjectEntry::from_bytes(&[0; 5]).is_err());
     }

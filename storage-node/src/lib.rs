@@ -22,6 +22,7 @@ mod index;
 mod listing;
 mod needle;
 mod node;
+mod promise;
 mod read;
 mod recover;
 mod scan;

@@ -24,7 +24,7 @@
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, ObjectKey, ObjectPath, Row, Timestamp, Version,
+    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, ObjectKey, ObjectPath, Row, Stamp, Timestamp, Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,8 @@ pub struct ObjectMeta {
     pub path: ObjectPath,
     /// The version.
     pub version: Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The container whose row goes with it.
     pub row: Option<DirectoryKey>,
 }
@@ -95,6 +97,8 @@ pub struct ObjectMetaRef<'a> {
     pub path: &'a ObjectPath,
     /// The version.
     pub version: &'a Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The container whose row goes with it.
     pub row: Option<DirectoryKey>,
 }

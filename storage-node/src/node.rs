@@ -11,8 +11,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use kodiak_storage_api::{
     BlockKey, BlockWrite, Clock, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Row, RowDurability, StorageNode, StoredVersion, WorkId,
-    WorkItem, WorkKind,
+    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
+    Timestamp, WorkId, WorkItem, WorkKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,7 @@ impl Node {
             }
         }
         self.devices.iter().for_each(|device| device.join());
+        self.devices.iter().for_each(|device| device.ceiling.close());
         if let Err(error) = checkpoint(&self.devices) {
             tracing::error!(%error, "no checkpoint at the end: the next start replays");
         }
@@ -357,6 +358,7 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+        devices.iter().for_each(|device| device.ceiling.keep_ahead());
         let now = positions();
         let far = last.iter().zip(&now).any(|(old, new)| {
             old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4
@@ -383,6 +385,16 @@ impl StorageNode for Node {
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+    }
+
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError> {
+        self.at(device)?.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
     async fn read_object(

@@ -120,7 +120,7 @@ fn stored(
     } else {
         None
     };
-    Ok(Some(StoredVersion { version: meta.version, inline }))
+    Ok(Some(StoredVersion { version: meta.version, stamp: meta.stamp, inline }))
 }
 
 /// Verified bytes of a block.

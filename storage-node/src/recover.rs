@@ -127,11 +127,11 @@ fn index_needle(shared: &Shared, header: &Header, found: &Found<'_>) -> Result<(
     let location = header.location;
     match header.kind {
         Kind::Object => {
-            let ObjectMeta { key, path, version, .. } = found.head.decode().map_err(damaged)?;
-            shared.clock.observe(version.timestamp());
+            let ObjectMeta { key, path, version, stamp, .. } = found.head.decode().map_err(damaged)?;
+            shared.clock.observe(stamp.ballot);
             let old = applier.object(&key)?;
-            if old.is_none_or(|old| old.timestamp <= version.timestamp()) {
-                let new = NewVersion { key: &key, path: &path, version: &version, location, old };
+            if old.is_none_or(|old| old.stamp.ballot <= stamp.ballot) {
+                let new = NewVersion { key: &key, path: &path, version: &version, stamp, location, old };
                 applier.put_object(&mut batch, &new)?;
             }
         }
@@ -211,10 +211,10 @@ fn take_rows(
             let Some(directory) = meta.row else { return Ok(0) };
             // A version that the first pass refused shows no row.
             let indexed = shared.applier.object(&meta.key)?;
-            if indexed.is_none_or(|entry| entry.timestamp < meta.version.timestamp()) {
+            if indexed.is_none_or(|entry| entry.stamp.ballot < meta.stamp.ballot) {
                 return Ok(0);
             }
-            rows.entry(directory).or_default().push(meta.version.row(&meta.path));
+            rows.entry(directory).or_default().push(meta.version.row(&meta.path, meta.stamp.ballot));
             Ok(1)
         }
         Kind::Rows => {

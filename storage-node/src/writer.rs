@@ -13,7 +13,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectWrite, Row,
+    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey,
+    ObjectWrite, Promise, Row, Timestamp, Vote, Votes,
 };
 use parking_lot::Mutex;
 use rocksdb::WriteBatch;
@@ -24,6 +25,7 @@ use crate::compact;
 use crate::directories::{Directories, ShardGuard};
 use crate::group::{Done, Group, Item, Move, Name, Request};
 use crate::needle::{BlockMeta, BlocksDeleted, DirectoryMeta, Kind, ObjectMetaRef, RowsMeta};
+use crate::promise::Ceiling;
 use crate::volume::Tail;
 
 /// A group closes when it has this many bytes: about what a disk takes in one sync's time.
@@ -56,6 +58,8 @@ pub struct Writer {
     group: Group,
     requests: Receiver<Request>,
     carried: Option<Request>,
+    votes: Votes,
+    ceiling: Arc<Ceiling>,
 }
 
 /// Bytes that serialize as themselves, without a length.
@@ -79,8 +83,10 @@ impl Writer {
         node: Arc<Vec<Arc<Directories>>>,
         tail: Tail,
         requests: Receiver<Request>,
+        ceiling: Arc<Ceiling>,
     ) -> Writer {
-        Writer { shared, node, tail, group: Group::default(), requests, carried: None }
+        let votes = Votes::after(ceiling.at_start());
+        Writer { shared, node, tail, group: Group::default(), requests, carried: None, votes, ceiling }
     }
 
     /// Runs until every sender is gone.
@@ -128,6 +134,7 @@ impl Writer {
         }
         let name = match &request {
             Request::Object(write, _) => Some(Name::Object(write.key)),
+            Request::Prepare(key, ..) => Some(Name::Object(*key)),
             Request::Directory(write, _) => Some(Name::Directory(write.key)),
             _ => None,
         };
@@ -139,6 +146,7 @@ impl Writer {
         self.group.moves = matches!(request, Request::Move(..));
         match request {
             Request::Object(write, done) => self.add_object(write, done),
+            Request::Prepare(key, ballot, done) => drop(done.send(self.promise(&key, ballot))),
             Request::Block(block, done) => self.add_block(*block, done),
             Request::DeleteBlocks(keys, done) => self.add_delete(keys, done),
             Request::Directory(write, done) => {
@@ -155,23 +163,40 @@ impl Writer {
     fn add_object(&mut self, write: Box<ObjectWrite>, done: Done<()>) {
         let added = (|| {
             let old = self.shared.applier.object(&write.key)?;
-            if let Some(old) = old.filter(|old| old.timestamp >= write.version.timestamp()) {
-                return Err(NodeError::Stale { current: old.timestamp });
+            let held = old.map(|old| old.stamp);
+            let vote = self.votes.check(&write.key, held, write.stamp, write.expect);
+            if vote.map_err(NodeError::Stale)? == Vote::Stored {
+                return Ok(None);
             }
+            self.ceiling.raise_above(write.stamp.ballot)?;
             let meta = ObjectMetaRef {
                 key: &write.key,
                 path: &write.path,
                 version: &write.version,
+                stamp: write.stamp,
                 row: write.row.map(|row| row.directory),
             };
             let urgent = write.version.live().is_none();
             let location = self.group.add(&mut self.tail, Kind::Object, &meta, &write.inline, urgent)?;
-            Ok((location, old))
+            Ok(Some((location, old)))
         })();
         match added {
-            Ok((location, old)) => self.group.items.push(Item::Object { write, location, old, done }),
+            Ok(Some((location, old))) => self.group.items.push(Item::Object { write, location, old, done }),
+            // Its needle is on stable storage: this group was begun after the one that brought it.
+            Ok(None) => self.group.stored.push((write, done)),
             Err(error) => drop(done.send(Err(error))),
         }
+    }
+
+    fn promise(
+        &mut self,
+        key: &ObjectKey,
+        (ballot, origin): (Timestamp, Timestamp),
+    ) -> Result<Promise, NodeError> {
+        let held = self.shared.applier.object(key)?.map(|old| old.stamp);
+        // Before it is given, so that none is given that a crash could take back.
+        self.ceiling.raise_above(ballot)?;
+        self.votes.promise(key, held, ballot, origin).map_err(NodeError::Stale)
     }
 
     fn add_block(&mut self, block: BlockWrite, done: Done<()>) {
@@ -280,6 +305,7 @@ impl Writer {
         for item in self.group.items.drain(..) {
             item.fail(answer.clone());
         }
+        self.answer_stored();
         self.group.release();
     }
 
@@ -298,9 +324,27 @@ impl Writer {
         }
         let infos = self.apply_directories(&items, &mut guards);
         drop(guards);
+        for item in &items {
+            if let Item::Object { write, old, .. } = item {
+                self.votes.accepted(&write.key, old.map(|old| old.stamp), write.stamp);
+            }
+        }
         self.apply_rows(&items, &mut errors);
+        self.answer_stored();
         for ((item, error), info) in items.into_iter().zip(errors).zip(infos) {
             answer(item, error, info);
+        }
+    }
+
+    /// A version that came twice: its row may have been refused the first time.
+    fn answer_stored(&mut self) {
+        for (write, done) in self.group.stored.drain(..) {
+            let row = write.version.row(&write.path, write.stamp.ballot);
+            let target = write.row.and_then(|target| {
+                self.node.get(usize::from(target.device.0)).map(|node| (node, target.directory))
+            });
+            let put = target.map_or(Ok(()), |(node, key)| node.put_rows(&key, std::iter::once(&row)));
+            drop(done.send(put));
         }
     }
 
@@ -325,7 +369,7 @@ impl Writer {
                 Item::Object { write, .. } => {
                     let Some(target) = write.row else { continue };
                     let rows = targets.entry((usize::from(target.device.0), target.directory)).or_default();
-                    rows.push((i, write.version.row(&write.path)));
+                    rows.push((i, write.version.row(&write.path, write.stamp.ballot)));
                 }
                 Item::Rows { key, rows, .. } => {
                     if let Err(error) = self.shared.directories.put_rows(key, rows.iter()) {
@@ -364,8 +408,9 @@ fn prepare(shared: &Shared, item: &Item, batch: &mut WriteBatch) -> Result<(), N
     let applier = &shared.applier;
     match item {
         Item::Object { write, location, old, .. } => {
-            let ObjectWrite { key, path, version, .. } = &**write;
-            applier.put_object(batch, &NewVersion { key, path, version, location: *location, old: *old })
+            let ObjectWrite { key, path, version, stamp, .. } = &**write;
+            let (stamp, location, old) = (*stamp, *location, *old);
+            applier.put_object(batch, &NewVersion { key, path, version, stamp, location, old })
         }
         Item::Block { key, location, old, .. } => {
             applier.put_block(batch, key, *location, *old);
@@ -398,6 +443,7 @@ fn answer(item: Item, error: Option<NodeError>, info: Option<Result<DirectoryInf
 fn refuse(request: Request, error: NodeError) {
     match request {
         Request::Directory(_, done) => drop(done.send(Err(error))),
+        Request::Prepare(_, _, done) => drop(done.send(Err(error))),
         Request::Object(_, done)
         | Request::Block(_, done)
         | Request::DeleteBlocks(_, done)

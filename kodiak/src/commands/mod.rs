@@ -2,7 +2,9 @@
 
 pub mod cluster;
 pub mod config;
+pub mod device;
 pub mod down;
+pub mod node;
 pub mod ring;
 pub mod run;
 pub mod up;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery, NodeError, ObjectKey,
-    ObjectWrite, Page, Row, RowDurability, StoredVersion, Timestamp, WorkId, WorkItem, WorkKind,
+    ObjectWrite, Page, Promise, Row, RowDurability, StoredVersion, Timestamp, WorkId, WorkItem, WorkKind,
 };
 
 /// What either side tells the other with every message.
@@ -51,6 +51,7 @@ pub struct Response {
 #[expect(missing_docs, reason = "named as the methods and their arguments")]
 pub enum Call {
     WriteObject(Box<ObjectWrite>),
+    Prepare { key: ObjectKey, ballot: Timestamp, origin: Timestamp },
     ReadObject { key: ObjectKey, data: bool },
     WriteBlock(Box<BlockWrite>),
     ReadBlock { key: BlockKey, range: Range<u32> },
@@ -68,6 +69,7 @@ impl Call {
     pub fn name(&self) -> &'static str {
         match self {
             Call::WriteObject(_) => "write_object",
+            Call::Prepare { .. } => "prepare",
             Call::ReadObject { .. } => "read_object",
             Call::WriteBlock(_) => "write_block",
             Call::ReadBlock { .. } => "read_block",
@@ -97,6 +99,7 @@ pub enum Reply {
         stored: Option<StoredVersion>,
         inline: bool,
     },
+    Promise(Promise),
     /// The payload.
     Bytes,
     Changed(DirectoryInfo, bool),

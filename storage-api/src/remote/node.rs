@@ -17,8 +17,8 @@ use super::meters::{Meters, Outcome};
 use super::{Call, Frame, Party, Received, Reply, Request, Response};
 use crate::{
     BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Row, RowDurability, StorageNode, StoredVersion, WorkId,
-    WorkItem, WorkKind,
+    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
+    Timestamp, WorkId, WorkItem, WorkKind,
 };
 
 /// Bounds of the calls to one peer.
@@ -178,7 +178,6 @@ impl RemoteNode {
         result
     }
 
-    #[expect(clippy::type_complexity, reason = "an answer, or why it is none")]
     fn read(&self, received: Received) -> Result<Result<(Reply, Vec<Bytes>), NodeError>, String> {
         let response: Response = received.read().map_err(|error| error.to_string())?;
         self.party.hear(self.link.peer(), &response.head)?;
@@ -228,6 +227,19 @@ impl StorageNode for RemoteNode {
     async fn write_object(&self, device: DeviceIndex, mut write: ObjectWrite) -> Result<(), NodeError> {
         let inline = std::mem::take(&mut write.inline);
         self.done(device, Call::WriteObject(Box::new(write)), inline).await
+    }
+
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError> {
+        match self.say(device, Call::Prepare { key, ballot, origin }).await? {
+            Reply::Promise(promise) => Ok(promise),
+            _ => self.odd(),
+        }
     }
 
     async fn read_object(

@@ -123,7 +123,8 @@ mod tests {
     }
 
     fn party() -> (Arc<Party>, Arc<View>, Arc<Clock>) {
-        let (view, clock) = (Arc::new(View::default()), Arc::new(Clock::with_wall(1, || 1_000_000)));
+        let (view, clock) =
+            (Arc::new(View::default()), Arc::new(Clock::with_wall(1, Arc::new(|| 1_000_000))));
         (Party::new("c", "n1", clock.clone(), view.clone()), view, clock)
     }
 

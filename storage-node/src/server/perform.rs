@@ -50,6 +50,9 @@ pub(super) async fn perform(
 /// The calls without bytes.
 async fn perform_plain(node: &dyn StorageNode, device: DeviceIndex, call: Call) -> Result<Reply, NodeError> {
     Ok(match call {
+        Call::Prepare { key, ballot, origin } => {
+            Reply::Promise(node.prepare(device, key, ballot, origin).await?)
+        }
         Call::DeleteBlocks { keys } => {
             node.delete_blocks(device, keys).await?;
             Reply::Done

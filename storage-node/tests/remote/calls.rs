@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kodiak_storage_api::{
     BlockWrite, DirectoryChange, DirectoryWrite, Extent, Health, Layout, ListQuery, NodeError, ObjectPath,
-    ObjectWrite, PolicyIndex, Row, RowDurability, RowTarget, StorageNode, Timestamp, Version, Work, WorkKind,
+    ObjectWrite, PolicyIndex, Row, RowDurability, RowTarget, Stamp, StorageNode, Timestamp, Version, Work,
+    WorkKind,
 };
 
 use crate::machine::{Machines, ask};
@@ -37,12 +38,19 @@ async fn objects_and_their_rows_are_written_read_and_listed() {
             key,
             path,
             version: Version::Live(record(at, len as u64)),
+            stamp: Stamp::first(at),
+            expect: None,
             inline: body.chunks(70_001).map(Bytes::copy_from_slice).collect(),
             row: Some(RowTarget { directory: container, device: second }),
         };
         remote.write_object(first, write.clone()).await.expect("written");
-        let again = remote.write_object(first, write).await;
-        assert_eq!(again, Err(NodeError::Stale { current: at }));
+        remote.write_object(first, write.clone()).await.expect("the same again is no other write");
+        let older = Stamp::first(Timestamp::from_micros(1, 1));
+        let stale = remote.write_object(first, ObjectWrite { stamp: older, ..write }).await;
+        let Err(NodeError::Stale(refusal)) = stale else { panic!("{stale:?}") };
+        assert_eq!((refusal.held, refusal.barrier), (Some(Stamp::first(at)), at));
+        let promise = remote.prepare(first, key, Timestamp::ZERO, at).await.expect("an answer");
+        assert_eq!((promise.held, promise.accepted.ballots), (Some(Stamp::first(at)), vec![at]));
         let stored = remote.read_object(first, key, true).await.expect("read").expect("there");
         assert_eq!(stored.version.timestamp(), at);
         assert_eq!(stored.inline.as_deref(), Some(&body[..]));
@@ -126,7 +134,8 @@ async fn directories_rows_and_work_go_over_the_wire() {
         [(Layout::Extents(vec![extent]), vec![]), (Layout::Inline, vec![Bytes::from_static(b"ninebytes")])]
     {
         let (key, version) = (object_key(&path), version(clock.now(), layout));
-        let write = ObjectWrite { key, path: path.clone(), version, inline, row: None };
+        let stamp = Stamp::first(version.timestamp());
+        let write = ObjectWrite { key, path: path.clone(), version, stamp, expect: None, inline, row: None };
         remote.write_object(device, write).await.expect("written");
     }
     let due = clock.now().seconds() + 3600;

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use kodiak_storage_api::remote::Settings;
 use kodiak_storage_api::{
     BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery,
-    NodeError, ObjectKey, ObjectPath, ObjectWrite, Page, Row, RowDurability, StorageNode, StoredVersion,
-    WorkId, WorkItem, WorkKind,
+    NodeError, ObjectKey, ObjectPath, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode,
+    StoredVersion, Timestamp, WorkId, WorkItem, WorkKind,
 };
 use kodiak_storage_node::{Server, ServerSettings};
 use tokio::sync::Semaphore;
@@ -51,6 +51,15 @@ impl StorageNode for Gate {
     }
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         self.node.write_object(device, write).await
+    }
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError> {
+        self.node.prepare(device, key, ballot, origin).await
     }
     async fn read_object(
         &self,

@@ -7,13 +7,24 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// Crate, and which of ours it may import.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("kodiak-ring", &[]),
     ("kodiak-auth", &[]),
     ("kodiak-storage-api", &["kodiak-ring"]),
     ("kodiak-storage-node", &["kodiak-ring", "kodiak-storage-api"]),
+    ("kodiak-cluster", &["kodiak-ring", "kodiak-storage-api"]),
     ("kodiak-proxy", &["kodiak-auth", "kodiak-ring", "kodiak-storage-api"]),
-    ("kodiak", &["kodiak-auth", "kodiak-proxy", "kodiak-ring", "kodiak-storage-api", "kodiak-storage-node"]),
+    (
+        "kodiak",
+        &[
+            "kodiak-auth",
+            "kodiak-cluster",
+            "kodiak-proxy",
+            "kodiak-ring",
+            "kodiak-storage-api",
+            "kodiak-storage-node",
+        ],
+    ),
     ("kodiak-tests", &[]),
     ("kodiak-bench", &["kodiak-ring", "kodiak-storage-api", "kodiak-storage-node"]),
 ];

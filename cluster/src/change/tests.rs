@@ -1,0 +1,139 @@
+use super::*;
+use crate::testing::{self, NOW};
+
+fn make(map: &ClusterMap, change: &Change) -> ClusterMap {
+    let next = apply(map, change, NOW).unwrap().unwrap();
+    assert_eq!((next.epoch, next.follows), (map.epoch.next(), map.digest().unwrap()));
+    // Whatever a change makes can be read by the others.
+    ClusterMap::decode(&next.encode().unwrap()).unwrap()
+}
+
+/// Replicas of the object ring on each member.
+fn shares(map: &ClusterMap) -> Vec<u64> {
+    map.members.iter().map(|member| partitions_of(map, &member.name).unwrap() / 3).collect()
+}
+
+#[test]
+fn replicas_grow_with_the_devices_up_to_what_was_wanted() {
+    let mut map = testing::map(1, 3, 1, 6);
+    assert_eq!(shares(&map), [64, 0, 0, 0]);
+    for (number, shares_then) in
+        [(2, vec![64, 64, 0, 0]), (3, vec![64, 64, 64, 0]), (4, vec![48, 48, 48, 48])]
+    {
+        map = make(&map, &testing::present(number, 1));
+        assert_eq!(shares(&map), shares_then);
+    }
+    assert_eq!(apply(&map, &testing::present(4, 1), NOW), Ok(None), "nothing is new");
+}
+
+#[test]
+fn one_member_with_many_devices_keeps_all_replicas_until_others_come() {
+    let map = testing::map(1, 1, 4, 6);
+    assert_eq!(map.policies[0].ring.ring().unwrap().replicas(), 3);
+    let map = make(&map, &testing::present(2, 4));
+    assert!(shares(&map).iter().all(|&share| (64..=128).contains(&share)), "{:?}", shares(&map));
+}
+
+#[test]
+fn a_drained_member_holds_nothing_and_is_removed_without_force() {
+    let map = testing::map(4, 0, 2, 6);
+    let remove = Change::Remove { name: "n4".into(), force: false };
+    let held = apply(&map, &remove, NOW).unwrap_err();
+    assert!(matches!(held, ChangeError::StillHolds { partitions: 144, .. }), "{held}");
+    let map = make(&map, &Change::Drain { name: "n4".into() });
+    assert_eq!(shares(&map), [64, 64, 64, 0]);
+    let map = make(&map, &remove);
+    assert!(map.member("n4").is_none());
+    assert_eq!((map.removed[0].name.as_str(), map.removed[0].epoch), ("n4", map.epoch));
+}
+
+#[test]
+fn what_would_lose_replicas_or_the_last_vote_is_refused() {
+    let map = testing::map(3, 0, 1, 4);
+    let drained = apply(&map, &Change::Drain { name: "n3".into() }, NOW);
+    assert_eq!(drained, Err(ChangeError::TooFewDevices { left: 2, replicas: 3 }));
+    let map = make(&map, &Change::Remove { name: "n3".into(), force: true });
+    assert_eq!(shares(&map), [16, 16], "the others hold what they can");
+    let map = make(&map, &Change::Remove { name: "n2".into(), force: true });
+    let last = apply(&map, &Change::Remove { name: "n1".into(), force: true }, NOW);
+    assert_eq!(last, Err(ChangeError::LastMember { name: "n1".into() }));
+    let nobody = apply(&map, &Change::Drain { name: "n9".into() }, NOW);
+    assert_eq!(nobody, Err(ChangeError::NoMember { name: "n9".into() }));
+}
+
+#[test]
+fn a_replacement_takes_the_share_of_the_one_that_goes_when_it_is_up() {
+    let map = testing::map(3, 1, 1, 6);
+    let map = make(&map, &Change::Replace { old: "n2".into(), new: "n4".into() });
+    assert_eq!(shares(&map), [64, 64, 64, 0], "not before it is up");
+    let before = map.policies[0].ring.builder().unwrap();
+    let map = make(&map, &testing::present(4, 1));
+    assert!(map.member("n2").is_none());
+    assert_eq!(shares(&map), [64, 64, 64]);
+    // Nothing moves but what n2 held.
+    let (old, new) = (before.ring().unwrap(), map.policies[0].ring.ring().unwrap());
+    for partition in (0..old.partitions()).map(kodiak_ring::Partition) {
+        let nodes = |ring: &kodiak_ring::Ring| {
+            let mut nodes: Vec<String> =
+                ring.primaries(partition).map(|device| device.node.clone()).collect();
+            nodes.sort();
+            nodes
+        };
+        let moved: Vec<String> =
+            nodes(&old).into_iter().map(|node| if node == "n2" { "n4".to_owned() } else { node }).collect();
+        let mut moved = moved;
+        moved.sort();
+        assert_eq!(nodes(&new), moved);
+    }
+    let itself = apply(&map, &Change::Replace { old: "n1".into(), new: "n1".into() }, NOW);
+    assert_eq!(itself, Err(ChangeError::Itself));
+}
+
+#[test]
+fn a_device_is_weighed_removed_and_swapped_for_a_new_disk() {
+    let map = testing::map(3, 0, 2, 6);
+    let heavy = Change::SetWeight { node: "n1".into(), device: "d1".into(), weight: 50_000 };
+    let light = make(&map, &heavy);
+    assert!(shares(&light)[0] <= shares(&map)[0]);
+    let removed = make(&map, &Change::RemoveDevice { node: "n1".into(), device: "d2".into() });
+    assert_eq!(removed.member("n1").unwrap().devices.len(), 1);
+    let again = Change::RemoveDevice { node: "n1".into(), device: "d2".into() };
+    assert!(matches!(apply(&removed, &again, NOW), Err(ChangeError::NoDevice { .. })));
+    // A reset disk has another identity: the map learns it, and nothing moves.
+    let mut devices = testing::devices(2);
+    devices[1].disk = crate::DiskId([9; 16]);
+    let present = Change::Present { name: "n1".into(), address: testing::address(1), devices };
+    let next = make(&map, &present);
+    assert_eq!(next.member("n1").unwrap().devices[1].disk, crate::DiskId([9; 16]));
+    assert_eq!(next.policies, map.policies);
+}
+
+#[test]
+fn clocks_are_never_used_twice_and_names_are_checked() {
+    let mut map = testing::map(1, 0, 1, 2);
+    let token = TokenHash([1; 32]);
+    let admit = |name: &str| {
+        Change::Admit(Admission {
+            token,
+            key: KeyDigest([9; 32]),
+            name: name.into(),
+            region: 1,
+            zone: 1,
+            address: testing::address(9),
+        })
+    };
+    map = make(&map, &Change::AddToken { hash: token, expires: NOW + 1 });
+    assert!(matches!(apply(&map, &admit("n1"), NOW), Err(ChangeError::NameTaken { .. })));
+    for bad in ["", "N2", "a.b", "-a", "a/b"] {
+        assert!(matches!(apply(&map, &admit(bad), NOW), Err(ChangeError::Name(_))), "{bad}");
+    }
+    assert_eq!(apply(&map, &admit("n2"), NOW + 1), Err(ChangeError::TokenExpired));
+    map = make(&map, &admit("n2"));
+    assert_eq!(map.member("n2").unwrap().clock, 2);
+    map = make(&map, &Change::Remove { name: "n2".into(), force: false });
+    map = make(&map, &Change::AddToken { hash: TokenHash([2; 32]), expires: NOW + 1 });
+    let Change::Admit(mut second) = admit("n2") else { unreachable!() };
+    second.token = TokenHash([2; 32]);
+    map = make(&map, &Change::Admit(second));
+    assert_eq!(map.member("n2").unwrap().clock, 3);
+}

@@ -1,0 +1,233 @@
+//! A store that is a member of a cluster: its map, its listener, and what it does in the background.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kodiak_cluster::disk::Slot;
+use kodiak_cluster::home::Opened;
+use kodiak_cluster::membership::Parts;
+use kodiak_cluster::message::DeviceRoom;
+use kodiak_cluster::{
+    Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal,
+    TlsPeers,
+};
+use kodiak_proxy::store::{Placement, Store};
+use kodiak_ring::PlacementKey;
+use kodiak_storage_api::Policy;
+use kodiak_storage_node::Node;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::remote::Remotes;
+use crate::settings::{ClusterSettings, Settings};
+use crate::shared::Shared;
+
+/// Between two looks at this node's certificate.
+const RENEWAL: Duration = Duration::from_secs(3600);
+
+/// A member's folder, opened, and its disks, checked.
+pub struct Machine {
+    home: Home,
+    opened: Opened,
+    devices: Vec<MemberDevice>,
+    cluster: ClusterSettings,
+    settings: String,
+    listen: SocketAddr,
+}
+
+impl Machine {
+    /// Opens the folder, if the store is a member of a cluster; its policies replace the settings'.
+    pub fn open(settings: &mut Settings) -> Result<Option<Machine>> {
+        let cluster = settings.cluster.clone();
+        let (Some(folder), Some(listen)) = (&cluster.folder, cluster.listen) else { return Ok(None) };
+        let home = Home::new(folder);
+        let opened = home.open(&cluster.node).context("this machine cannot take part in its cluster")?;
+        let map = opened.stored.register().map().clone();
+        let slots = slots(settings);
+        let disks = home.disks(map.cluster, &cluster.node)?.open(&slots)?;
+        let weights = weights(&slots)?;
+        let devices = slots.into_iter().zip(disks).zip(weights);
+        let devices =
+            devices.map(|((slot, disk), weight)| MemberDevice { name: slot.device, disk, weight }).collect();
+        settings.proxy.swift.policies = map.policies.iter().map(|policy| policy.name.clone()).collect();
+        let shared = Shared::of(settings)?;
+        Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, listen }))
+    }
+
+    /// The number of this machine's clock.
+    pub fn clock(&self) -> Result<u32> {
+        let map = self.opened.stored.register().map();
+        let member = map.member(&self.cluster.node);
+        let gone = || {
+            format!("{} is no member of the cluster any more: see `kodiak cluster status`", self.cluster.node)
+        };
+        Ok(member.with_context(gone)?.clock)
+    }
+
+    /// The newest map that this machine knows.
+    pub fn map(&self) -> &Arc<ClusterMap> {
+        self.opened.stored.register().map()
+    }
+
+    /// Takes up the membership, once the storage is open.
+    pub async fn start(self, node: Arc<Node>) -> Result<Running> {
+        let Machine { home, opened, devices, cluster, settings, listen } = self;
+        let Opened { authority, credentials, key, stored } = opened;
+        let map = stored.register().map().clone();
+        let known = map.member(&cluster.node).map(|member| member.address);
+        let listener = bind(listen, known).await?;
+        let address = listener.local_addr()?;
+        let shown = credentials.clone();
+        let membership = Membership::new(Parts {
+            name: cluster.node.clone(),
+            stored,
+            authority,
+            settings,
+            peers: TlsPeers::new(map.cluster, credentials.client()?),
+            report: Box::new(move || (expires(&shown), rooms(&node))),
+        });
+        // Before anything is served: a copy of a machine that runs must not be.
+        membership.announce_start(address).await?;
+        let present = Change::Present { name: cluster.node, address, devices };
+        Ok(Running { home, membership, credentials, key, listener, address, present })
+    }
+}
+
+/// What a node's settings say about its slots.
+pub fn slots(settings: &Settings) -> Vec<Slot> {
+    let devices = settings.storage.devices.iter();
+    devices.map(|device| Slot { device: device.name.clone(), path: device.path.clone() }).collect()
+}
+
+/// Weights of devices: the GiB of their file systems, in thousandths; devices on one share it.
+pub fn weights(slots: &[Slot]) -> Result<Vec<u64>> {
+    use std::os::unix::fs::MetadataExt;
+    let look = |slot: &Slot| {
+        let path = &slot.path;
+        let at = || format!("device {} at {}", slot.device, path.display());
+        let room = rustix::fs::statvfs(path).with_context(at)?;
+        Ok((std::fs::metadata(path).with_context(at)?.dev(), room.f_blocks * room.f_frsize))
+    };
+    let looked: Vec<(u64, u64)> = slots.iter().map(look).collect::<Result<_>>()?;
+    let share = |&(system, bytes): &(u64, u64)| {
+        let sharing = looked.iter().filter(|(other, _)| *other == system).count() as u64;
+        (bytes / sharing * 1000 >> 30).max(1)
+    };
+    Ok(looked.iter().map(share).collect())
+}
+
+/// Port 0 means a free one the first time, and the same one later: the others know it.
+async fn bind(listen: SocketAddr, known: Option<SocketAddr>) -> Result<TcpListener> {
+    if let Some(known) =
+        known.filter(|known| listen.port() == 0 && known.port() != 0 && known.ip() == listen.ip())
+        && let Ok(listener) = TcpListener::bind(known).await
+    {
+        return Ok(listener);
+    }
+    TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for the cluster"))
+}
+
+fn expires(credentials: &Credentials) -> i64 {
+    NodeCertificate::read(&credentials.certificate()).map_or(0, |read| read.expires.unix_timestamp())
+}
+
+fn rooms(node: &Node) -> Vec<DeviceRoom> {
+    let room = |device: kodiak_storage_node::DeviceStatus| DeviceRoom {
+        name: device.name,
+        available: device.available,
+        total: device.total,
+        failed: device.failed,
+    };
+    node.status().into_iter().map(room).collect()
+}
+
+/// A member that runs.
+pub struct Running {
+    home: Home,
+    /// Its part in the cluster.
+    pub membership: Arc<Membership>,
+    /// Its certificate.
+    pub credentials: Arc<Credentials>,
+    key: NodeKey,
+    listener: TcpListener,
+    /// Where it serves the others.
+    pub address: SocketAddr,
+    present: Change,
+}
+
+impl Running {
+    /// Serves the other members and keeps up with them until it is told to stop, or a member refuses this process.
+    pub async fn serve(self, store: Arc<Store>, remotes: Remotes, stop: watch::Receiver<bool>) -> Refusal {
+        let Running { home, membership, credentials, key, listener, present, .. } = self;
+        let config = match credentials.server() {
+            Ok(config) => config,
+            Err(error) => return Refusal::Failed(error.to_string()),
+        };
+        let serving = kodiak_cluster::call::serve(listener, config, membership.clone(), stop);
+        let following = follow(membership.clone(), store, remotes);
+        let renewing = renew(home, membership.clone(), credentials, key);
+        let keeping = membership.clone().keep_up(present);
+        tokio::select! {
+            refusal = keeping => refusal,
+            // None of these ends by itself but the listener, when it is told to stop.
+            () = async { tokio::join!(serving, following, renewing); } => Refusal::Failed("the cluster listener ended".into()),
+        }
+    }
+}
+
+/// Gives the store each newer map's rings.
+async fn follow(membership: Arc<Membership>, store: Arc<Store>, remotes: Remotes) {
+    let mut maps = membership.watch();
+    // The first may be newer than the one that the store was opened with.
+    maps.mark_changed();
+    while maps.changed().await.is_ok() {
+        let map = maps.borrow_and_update().clone();
+        let placed = placement(&map, remotes.key()).map_err(anyhow::Error::from);
+        let placed =
+            placed.and_then(|placement| Ok(store.set_placement(placement, &remotes.nodes(&map.members))?));
+        match placed {
+            Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the new map are used"),
+            Err(error) => tracing::error!(epoch = map.epoch.0, %error, "the rings of the map cannot be used"),
+        }
+    }
+}
+
+/// The rings of a map.
+pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodiak_ring::RingError> {
+    Ok(Placement {
+        key,
+        accounts: map.accounts.ring()?,
+        containers: map.containers.ring()?,
+        objects: (map.policies.iter())
+            .map(|policy| Ok(Policy { ring: policy.ring.ring()?, protection: policy.protection }))
+            .collect::<Result<_, kodiak_ring::RingError>>()?,
+    })
+}
+
+/// The map in a member's folder, as it was stored last.
+pub fn stored_map(folder: &Path, node: &str) -> Result<Arc<ClusterMap>> {
+    Ok(Home::new(folder).open(node)?.stored.register().map().clone())
+}
+
+/// Renews the certificate when two thirds of its life are over.
+async fn renew(home: Home, membership: Arc<Membership>, credentials: Arc<Credentials>, key: NodeKey) {
+    let mut ticks = tokio::time::interval(RENEWAL);
+    loop {
+        ticks.tick().await;
+        let read = NodeCertificate::read(&credentials.certificate());
+        if read.is_ok_and(|certificate| !certificate.due(std::time::SystemTime::now().into())) {
+            continue;
+        }
+        let renewed = membership.renew(&key).map_err(anyhow::Error::from).and_then(|pem| {
+            home.save_certificate(&pem)?;
+            Ok(credentials.renew(&pem, &key.pem())?)
+        });
+        match renewed {
+            Ok(()) => tracing::info!("this node's certificate is renewed"),
+            Err(error) => tracing::error!(%error, "this node's certificate cannot be renewed"),
+        }
+    }
+}
