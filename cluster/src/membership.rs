@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub struct Membership {
     presences: Mutex<HashMap<String, Presence>>,
     /// Where this process serves the cluster, once it does.
     address: OnceLock<SocketAddr>,
+    /// Whether a task fetches a newer map.
+    fetching: AtomicBool,
     /// One proposal at a time, so that this machine does not outbid itself.
     proposing: tokio::sync::Mutex<()>,
 }
@@ -82,6 +85,7 @@ impl Membership {
             report,
             presences: Mutex::default(),
             address: OnceLock::new(),
+            fetching: AtomicBool::new(false),
             proposing: tokio::sync::Mutex::default(),
         })
     }
@@ -125,7 +129,9 @@ impl Membership {
     /// Answers a request.
     pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
         let answer = match (caller, request) {
-            (_, Request::Join(join)) => self.admit(*join).await.map(|welcome| Response::Welcome(Box::new(welcome))),
+            (_, Request::Join(join)) => {
+                self.admit(*join).await.map(|welcome| Response::Welcome(Box::new(welcome)))
+            }
             (Caller::Anonymous, _) => Err(Refusal::Anonymous),
             (Caller::Member(name), request) => self.answer(name, request).await,
         };
@@ -319,6 +325,18 @@ impl Membership {
         }
     }
 
+    /// A call has shown that a member has a newer map. Returns at once; the map is fetched beside, by one task.
+    pub fn hear_of_newer(self: &Arc<Self>, member: &str) {
+        let Some(peer) = self.others().into_iter().find(|peer| peer.name == member) else { return };
+        if !self.fetching.swap(true, Ordering::AcqRel) {
+            let this = self.clone();
+            tokio::spawn(async move {
+                this.fetch(&peer).await;
+                this.fetching.store(false, Ordering::Release);
+            });
+        }
+    }
+
     /// Says hello to all members for the first time. It goes on after a second: who is not there does not
     /// hinder a start.
     ///
@@ -337,7 +355,9 @@ impl Membership {
         }
         while let Some(called) = calls.join_next().await {
             match called {
-                Ok(Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. }))) => return Err(refusal),
+                Ok(Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. }))) => {
+                    return Err(refusal);
+                }
                 Ok(Err(refusal)) => tracing::warn!(%refusal, "a member refuses this one"),
                 Ok(Ok(_)) | Err(_) => {}
             }
@@ -397,7 +417,9 @@ fn denial(denied: Denied) -> Result<Response, Refusal> {
         Denied::Decided(map) => MapBytes::of(&map).map(|map| Response::Map(Some(map))).map_err(map_failed),
         Denied::Behind(epoch) => Ok(Response::Behind(epoch)),
         Denied::Outbid(ballot) => Ok(Response::Outbid(ballot)),
-        Denied::Differs => Err(Refusal::Map("there are two maps of one epoch: compare `kodiak cluster status`".into())),
+        Denied::Differs => {
+            Err(Refusal::Map("there are two maps of one epoch: compare `kodiak cluster status`".into()))
+        }
     }
 }
 

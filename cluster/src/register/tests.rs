@@ -67,12 +67,16 @@ impl World {
         if !base.voters().any(|member| member.name == name(node)) {
             return;
         }
-        let other = base.members[usize::from(choice) % base.members.len()].clone();
+        let other = base.members[usize::from(choice / 4) % base.members.len()].clone();
         let Member { name: target, clock, .. } = other;
         let change = match choice % 4 {
             0 => Change::Remove { name: target, force: true },
             1 => testing::present(clock as u8, 1),
-            _ => Change::SetWeight { node: target, device: "d1".into(), weight: u64::from(choice) * 1000 + 1000 },
+            _ => Change::SetWeight {
+                node: target,
+                device: "d1".into(),
+                weight: u64::from(choice) * 1000 + 1000,
+            },
         };
         let Ok(Some(wanted)) = apply(&base, &change, NOW) else { return };
         let ballot = Ballot { round: register.promised().round + 1, node: node as u32 + 1 };
