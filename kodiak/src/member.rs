@@ -17,8 +17,7 @@ use kodiak_cluster::{
 use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{Clock, Policy};
-use kodiak_storage_node::Node;
-use kodiak_storage_node::server::{Server, ServerSettings};
+use kodiak_storage_node::{Node, Server, ServerSettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

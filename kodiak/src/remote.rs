@@ -8,7 +8,7 @@ use kodiak_cluster::{Caller, Member, Membership, call};
 use kodiak_proxy::store::Nodes;
 use kodiak_storage_api::remote::{ClusterView, Party, RemoteNode, Settings};
 use kodiak_storage_api::{Clock, StorageNode};
-use kodiak_storage_node::server::{Body, Extension};
+use kodiak_storage_node::{Body, Extension};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;

@@ -57,7 +57,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         ));
         let fronts = Fronts {
             swift: SwiftFront::new(store.clone(), users.clone(), settings.proxy.swift.clone()),
-            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone()),
+            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone(), &settings.proxy.swift.policies),
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
