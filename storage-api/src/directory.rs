@@ -39,6 +39,27 @@ impl Directory {
         self.created > self.deleted
     }
 
+    /// The union of two states of one directory, whatever their order.
+    #[must_use]
+    pub fn merge(self, other: Directory) -> Directory {
+        let (mut newer, older) = if self.created >= other.created { (self, other) } else { (other, self) };
+        newer.deleted = newer.deleted.max(older.deleted);
+        for (name, header) in older.headers {
+            let keep = newer.headers.get(&name).is_some_and(|mine| mine.timestamp >= header.timestamp);
+            if !keep {
+                newer.headers.insert(name, header);
+            }
+        }
+        newer.drop_old_headers();
+        newer
+    }
+
+    /// Forgets the headers of what was deleted.
+    pub fn drop_old_headers(&mut self) {
+        let deleted = self.deleted;
+        self.headers.retain(|_, header| header.timestamp > deleted);
+    }
+
     /// A header's value, if set.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|h| h.value.as_str()).filter(|v| !v.is_empty())
@@ -95,6 +116,9 @@ pub enum DirectoryChange {
     },
     /// Deletes it; [`crate::NodeError::NotEmpty`] while it has rows. Its headers go with it.
     Delete,
+    /// Takes over what another replica knows, field by field the newer; [`crate::NodeError::NotEmpty`]
+    /// if that would delete it while it has rows.
+    Merge(Box<Directory>),
 }
 
 /// Extra fields of a row that shows a version. Names with a leading dash are not shown as they are.

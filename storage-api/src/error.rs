@@ -2,17 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::Refusal;
 
 /// Why a storage node refused or failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum NodeError {
-    /// The device holds this newer or equal write; nothing was changed.
-    #[error("a write of {current} is already stored")]
-    Stale {
-        /// Timestamp of what is stored.
-        current: Timestamp,
-    },
+    /// The device holds a newer version or has promised to take none as old as this; it never will.
+    #[error("{} is stored or promised already", .0.barrier)]
+    Stale(Refusal),
     /// The account or container does not exist, or was deleted after the write's timestamp.
     #[error("no such account or container")]
     NoDirectory,

@@ -12,8 +12,10 @@ mod key;
 mod node;
 mod placement;
 mod record;
+mod repair;
 mod time;
 mod version;
+mod votes;
 
 pub use directory::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
@@ -28,8 +30,13 @@ pub use node::{
 };
 pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
-pub use time::{Clock, Timestamp};
+pub use repair::{
+    BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,
+    ScanQuery, Tree, row_bucket,
+};
+pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
+pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};
 
 pub use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex};
 

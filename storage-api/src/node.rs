@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockKey, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, ListQuery, NodeError, ObjectKey,
-    ObjectPath, Page, PolicyIndex, Row, Timestamp, Version,
+    BlockInfo, BlockKey, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, Item, ItemCopy,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectPath, Page, Partition, PolicyIndex, Promise, Row,
+    ScanPage, ScanQuery, Stamp, Timestamp, Tree, Version,
 };
 
 /// A device of one node: its place in the node's own list.
@@ -24,6 +25,11 @@ pub struct ObjectWrite {
     pub path: ObjectPath,
     /// What to store.
     pub version: Version,
+    /// Which write it is, and its place in the order of the name's versions.
+    pub stamp: Stamp,
+    /// Only over the version of this ballot (zero: over nothing); a device that holds another answers
+    /// [`NodeError::Stale`]. For names with one replica, where that makes a compare-and-set.
+    pub expect: Option<Timestamp>,
     /// The bytes, for [`crate::Layout::Inline`]; else empty. Never copied on the way to the device.
     pub inline: Vec<Bytes>,
     /// The container replica on the same node whose row goes with it, if there is one.
@@ -44,6 +50,8 @@ pub struct RowTarget {
 pub struct StoredVersion {
     /// The version.
     pub version: Version,
+    /// Which write it is, and its place in the order.
+    pub stamp: Stamp,
     /// The verified bytes, where they were asked for and lie inline.
     pub inline: Option<Bytes>,
 }
@@ -130,11 +138,22 @@ pub trait StorageNode: Send + Sync + 'static {
     /// The device of this name.
     fn device(&self, name: &str) -> Option<DeviceIndex>;
 
-    /// Stores a version unless the device has a newer or equal one ([`NodeError::Stale`]), and then
-    /// its row, which is seen by every later listing and comes back by itself after a crash.
+    /// Stores a version unless the device has a newer one or has promised to take none so old
+    /// ([`NodeError::Stale`]), and then its row, which is seen by every later listing and comes back by itself after a crash.
     /// [`NodeError::NoDirectory`]: the version is stored, but its container is gone.
     /// Extents of the replaced version that the new one does not name go to [`WorkKind::Free`].
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError>;
+
+    /// Promises never to take a version with an older ballot, and says what it holds and whether it has
+    /// ever accepted the write of this origin. At [`Timestamp::ZERO`] it only says. The promise outlives
+    /// a crash.
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError>;
 
     /// The newest version, tombstones included; with the inline bytes if `data`.
     async fn read_object(
@@ -206,4 +225,75 @@ pub trait StorageNode: Send + Sync + 'static {
         kind: WorkKind,
         ids: Vec<WorkId>,
     ) -> Result<(), NodeError>;
+
+    /// Digests of those partitions of a range that the device has anything of.
+    async fn digests(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Range<u32>,
+    ) -> Result<Vec<(Partition, Digest)>, NodeError> {
+        let _ = (device, tree, partitions);
+        Err(no_repair())
+    }
+
+    /// The [`crate::BUCKETS`] digests that a partition's is the sum of.
+    async fn buckets(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partition: Partition,
+    ) -> Result<Vec<Digest>, NodeError> {
+        let _ = (device, tree, partition);
+        Err(no_repair())
+    }
+
+    /// Items of some buckets of a partition. An item that is changed meanwhile may come twice or not
+    /// at all; the others come once.
+    async fn scan(&self, device: DeviceIndex, query: ScanQuery) -> Result<ScanPage, NodeError> {
+        let _ = (device, query);
+        Err(no_repair())
+    }
+
+    /// Whole items, verified, in the order of the keys; none where there is none. Those that do not fit
+    /// into about [`crate::ITEMS_BYTES`] are left out at the end: to be asked for again.
+    async fn read_items(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<ItemKey>,
+    ) -> Result<Vec<Result<Option<ItemCopy>, NodeError>>, NodeError> {
+        let _ = (device, keys);
+        Err(no_repair())
+    }
+
+    /// What is known of blocks; none of those that are not there.
+    async fn block_infos(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<BlockKey>,
+    ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
+        let _ = (device, keys);
+        Err(no_repair())
+    }
+
+    /// Stores a version that has taken effect: a majority of its replicas holds it at this ballot. So it
+    /// is taken whatever this device has promised since, unless it holds a newer one, and over a damaged
+    /// copy of itself.
+    async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        let _ = (device, write);
+        Err(no_repair())
+    }
+
+    /// Drops items that are elsewhere, or that nobody needs any more, if they are still exactly these:
+    /// no tombstone stays and no extents are queued. A directory's record goes only after all its rows.
+    /// Answers how many were dropped; on stable storage.
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        let _ = (device, items);
+        Err(no_repair())
+    }
+}
+
+/// Answer of nodes that keep no digests (those of tests that never repair).
+fn no_repair() -> NodeError {
+    NodeError::Unavailable("this node keeps no digests".into())
 }

@@ -18,7 +18,7 @@ pub enum Version {
 /// An object's metadata and where its bytes are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ObjectRecord {
-    /// When it was written (data or metadata): the order of its versions, and `Last-Modified`.
+    /// When it was written (data or metadata): `Last-Modified`. Versions are ordered by [`crate::Stamp`].
     pub timestamp: Timestamp,
     /// Bytes of the object.
     pub size: u64,
@@ -107,14 +107,14 @@ impl Version {
         }
     }
 
-    /// The listing row that shows this version.
-    pub fn row(&self, path: &ObjectPath) -> Row {
+    /// The listing row that shows this version; rows are ordered by their versions' ballots.
+    pub fn row(&self, path: &ObjectPath, ballot: Timestamp) -> Row {
         let name = path.object().to_owned();
         match self {
             Version::Live(record) => {
                 let mut row = Row {
                     name,
-                    timestamp: record.timestamp,
+                    timestamp: ballot,
                     deleted: false,
                     objects: 1,
                     bytes: record.size,
@@ -127,7 +127,7 @@ impl Version {
                 }
                 row
             }
-            Version::Deleted(at) | Version::Moved(at) => Row::tombstone(name, *at),
+            Version::Deleted(_) | Version::Moved(_) => Row::tombstone(name, ballot),
         }
     }
 }

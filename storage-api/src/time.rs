@@ -5,6 +5,7 @@
 //! writes of a cluster ever carry the same timestamp.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -75,21 +76,29 @@ impl fmt::Display for Timestamp {
 }
 
 /// Issues timestamps that never go back, whatever the wall clock does.
-#[derive(Debug)]
 pub struct Clock {
     last: AtomicU64,
     node: u32,
-    wall: fn() -> u64,
+    wall: Wall,
+}
+
+/// A source of microseconds since 1970.
+pub type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({})", self.node)
+    }
 }
 
 impl Clock {
     /// A clock on the system's time.
     pub fn system(node: u32) -> Clock {
-        Clock::with_wall(node, system_micros)
+        Clock::with_wall(node, Arc::new(system_micros))
     }
 
     /// A clock on any source of microseconds since 1970, for simulation.
-    pub fn with_wall(node: u32, wall: fn() -> u64) -> Clock {
+    pub fn with_wall(node: u32, wall: Wall) -> Clock {
         Clock { last: AtomicU64::new(0), node, wall }
     }
 
@@ -123,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_clock_never_repeats_or_goes_back_even_when_the_wall_stands_still() {
-        let clock = Clock::with_wall(3, || 1_000_000);
+        let clock = Clock::with_wall(3, Arc::new(|| 1_000_000));
         let (a, b) = (clock.now(), clock.now());
         assert!(a < b);
         clock.observe(Timestamp::from_micros(2_000_000, 9));

@@ -16,6 +16,7 @@ use crate::disk::Disk;
 use crate::group::{Done, Request};
 use crate::index::{Index, IndexMemory};
 use crate::node::{NodeSettings, OpenError};
+use crate::promise::Ceiling;
 use crate::recover::Checkpoint;
 use crate::volume::{Tail, VolumeLimits, VolumeSet};
 use crate::writer::{Shared, Writer};
@@ -35,6 +36,8 @@ pub struct Device {
     sender: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopping: AtomicBool,
+    /// See there.
+    pub ceiling: Arc<Ceiling>,
     /// Volumes that may be deleted after the next checkpoint.
     evacuated: Mutex<Vec<u32>>,
     /// Keeps every other process out of the folder while it is open.
@@ -88,7 +91,7 @@ impl Found {
             anew()?;
             checkpoint = Checkpoint::START;
         }
-        let index = match Index::open(&index_folder, memory) {
+        let mut index = match Index::open(&index_folder, memory) {
             Ok(index) => index,
             Err(error) => {
                 tracing::error!(device = name, %error, "index cannot be opened: it is set aside and made anew");
@@ -100,9 +103,10 @@ impl Found {
                 })?
             }
         };
-        let index = Arc::new(index);
         let node_failed =
             |error: NodeError| OpenError::Index { device: name.to_owned(), message: error.to_string() };
+        index.load_digests().map_err(node_failed)?;
+        let index = Arc::new(index);
         let shared = Shared {
             name: name.to_owned(),
             directories: Arc::new(Directories::new(index.clone()).map_err(node_failed)?),
@@ -129,10 +133,14 @@ impl Found {
             reserve: settings.reserve.unwrap_or_else(|| default_reserve(total)),
         };
         let volumes = self.shared.applier.volumes.clone();
+        let is_new = volumes.all().is_empty();
+        let ceiling = Ceiling::open(self.disk.clone(), &self.folder, is_new, &self.shared.clock);
+        let ceiling = Arc::new(ceiling);
         // The writer begins a new volume: everything in the ones that are there has been applied.
         *self.shared.applied.lock() = (volumes.next_number(), crate::volume::FIRST_NEEDLE);
         let (sender, requests) = bounded(QUEUE);
-        let writer = Writer::new(self.shared.clone(), node, Tail::new(volumes, limits), requests);
+        let writer =
+            Writer::new(self.shared.clone(), node, Tail::new(volumes, limits), requests, ceiling.clone());
         let thread = std::thread::Builder::new()
             .name(format!("write-{name}"))
             .spawn(move || writer.run())
@@ -144,6 +152,7 @@ impl Found {
             sender: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
             stopping: AtomicBool::new(false),
+            ceiling,
             evacuated: Mutex::new(Vec::new()),
             _lock: self.lock,
         })

@@ -11,8 +11,10 @@
 mod apply;
 mod compact;
 mod device;
+mod digests;
 mod directories;
 pub mod disk;
+mod forget;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
@@ -20,10 +22,13 @@ mod index;
 mod listing;
 mod needle;
 mod node;
+mod promise;
+mod quarantine;
 mod read;
 mod recover;
 mod scan;
 mod sweep;
+mod trees;
 mod volume;
 mod work;
 mod writer;

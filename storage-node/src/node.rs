@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Row, RowDurability, StorageNode, StoredVersion, WorkId,
-    WorkItem, WorkKind,
+    BlockInfo, BlockKey, BlockWrite, Clock, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
+    Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row,
+    RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
+    WorkKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -22,9 +23,10 @@ use crate::directories::Directories;
 use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
 use crate::index::IndexMemory;
+use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
 use crate::sweep::Snapshots;
-use crate::{compact, listing, read, work};
+use crate::{compact, digests, listing, read, trees, work};
 
 /// One device of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -190,6 +192,7 @@ impl Node {
             }
         }
         self.devices.iter().for_each(|device| device.join());
+        self.devices.iter().for_each(|device| device.ceiling.close());
         if let Err(error) = checkpoint(&self.devices) {
             tracing::error!(%error, "no checkpoint at the end: the next start replays");
         }
@@ -243,6 +246,12 @@ impl Node {
     pub fn compact(&self, rate: u64) -> Result<(), NodeError> {
         self.devices.iter().for_each(|device| compact_device(device, rate));
         checkpoint(&self.devices)
+    }
+
+    /// Whether the digests of all devices are those of what their indexes have: for tests.
+    pub fn digests_are_right(&self) -> Result<bool, NodeError> {
+        let right = |device: &Arc<Device>| digests::are_right(&device.shared.applier.index);
+        self.devices.iter().try_fold(true, |all, device| Ok(all && right(device)?))
     }
 
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
@@ -357,6 +366,7 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
+        devices.iter().for_each(|device| device.ceiling.keep_ahead());
         let now = positions();
         let far = last.iter().zip(&now).any(|(old, new)| {
             old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4
@@ -383,6 +393,16 @@ impl StorageNode for Node {
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+    }
+
+    async fn prepare(
+        &self,
+        device: DeviceIndex,
+        key: ObjectKey,
+        ballot: Timestamp,
+        origin: Timestamp,
+    ) -> Result<Promise, NodeError> {
+        self.at(device)?.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
     async fn read_object(
@@ -478,5 +498,56 @@ impl StorageNode for Node {
     ) -> Result<(), NodeError> {
         let shared = self.at(device)?.shared.clone();
         read::blocking(move || work::finish(&shared, kind, &ids).map(Some)).await
+    }
+
+    async fn digests(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Range<u32>,
+    ) -> Result<Vec<(Partition, Digest)>, NodeError> {
+        Ok(self.at(device)?.shared.applier.index.roots().of(tree, partitions))
+    }
+
+    async fn buckets(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partition: Partition,
+    ) -> Result<Vec<Digest>, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || digests::buckets(&shared.applier.index, tree, partition).map(Some)).await
+    }
+
+    async fn scan(&self, device: DeviceIndex, query: ScanQuery) -> Result<ScanPage, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || trees::scan(&shared.applier.index, &query).map(Some)).await
+    }
+
+    async fn read_items(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<ItemKey>,
+    ) -> Result<Vec<Result<Option<ItemCopy>, NodeError>>, NodeError> {
+        let device = self.at(device)?.clone();
+        read::blocking(move || trees::read_items(&device, &keys).map(Some)).await
+    }
+
+    async fn block_infos(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<BlockKey>,
+    ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
+        let device = self.at(device)?.clone();
+        read::blocking(move || trees::block_infos(&device, &keys).map(Some)).await
+    }
+
+    async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::Learn(Box::new(write), done)).await
+    }
+
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        let forgotten = Forgotten { items };
+        self.at(device)?.ask(|done| Request::Forget(forgotten, done)).await
     }
 }

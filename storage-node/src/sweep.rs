@@ -131,7 +131,7 @@ fn named_by(device: &Device, key: &[u8], entry: &ObjectEntry) -> Result<Vec<Data
         // Compaction may have taken it elsewhere; whatever else happened to it is a reason to stop.
         Err(error) => {
             let key = parse_object_key(key).ok_or_else(|| NodeError::Corrupt("index: object key".into()))?;
-            match applier.object(&key)?.filter(|now| now.timestamp == entry.timestamp) {
+            match applier.object(&key)?.filter(|now| now.stamp == entry.stamp) {
                 Some(now) if now.location != entry.location => {
                     applier.read_meta(Kind::Object, &now.location)?
                 }

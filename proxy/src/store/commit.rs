@@ -1,23 +1,19 @@
 //! Changes of objects: each makes one version the newest, or fails and changes nothing.
 //!
 //! What is on stable storage when a commit answers: the object's needle (record, and data where it is
-//! small) on a majority of its replicas, and its blocks before it. The listing row is visible at as
-//! many replicas of the container, and comes back from the needle if the index is lost.
+//! small) on a majority of its replicas, and its blocks before it. The listing row is at a majority of the
+//! container's replicas, durable by itself or by the object's needle. How the replicas agree is
+//! [`super::register`].
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    DirectoryKey, Extent, Layout, NodeError, ObjectKey, ObjectPath, ObjectRecord, ObjectWrite, PolicyIndex,
-    RowDurability, RowTarget, Timestamp, Version,
+    Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex, StoredVersion, Timestamp, Version,
 };
 
-use super::{NewObject, Precondition, Staged, Store, StoreError, quorum};
-use kodiak_storage_api::Replica;
-
-/// Times a write whose timestamp is behind is given a newer one. Each failure teaches the clock the
-/// newest timestamp, so a second round already needs a writer elsewhere in between.
-const STALE_RETRIES: usize = 8;
+use super::register::{Draft, Register};
+use super::{NewObject, Precondition, Staged, Store, StoreError};
 
 impl Store {
     /// Makes an upload the newest version of its path.
@@ -31,10 +27,11 @@ impl Store {
         let record = new_record(object.clone(), etag, staged.size(), staged.layout.clone());
         let (path, policy, inline) =
             (staged.path.clone(), staged.blocks.policy, std::mem::take(&mut staged.inline));
-        let change = Change { path, policy, inline, at: object.timestamp, condition };
+        let change = Change { path, policy, inline, at: None, given: object.timestamp, condition };
         let store = self.clone();
         self.finish_even_if_dropped(async move {
             let _lock = store.locks.lock(store.map().object(&change.path, change.policy)?.hash).await;
+            // A condition that does not hold leaves the blocks to be deleted.
             store.check(&change).await?;
             // From here on a crash or an error may leave the record stored: the blocks stay.
             staged.blocks.hand_over();
@@ -56,13 +53,12 @@ impl Store {
     ) -> Result<ObjectRecord, StoreError> {
         let size = extents.iter().map(|extent| extent.len).sum();
         let etag = object.etag.clone().unwrap_or_default();
-        let at = object.timestamp;
+        let given = object.timestamp;
         let record = new_record(object, etag, size, Layout::Extents(extents));
-        let change = Change { path, policy, inline: Vec::new(), at, condition };
+        let change = Change { path, policy, inline: Vec::new(), at: None, given, condition };
         let store = self.clone();
         self.finish_even_if_dropped(async move {
             let _lock = store.locks.lock(store.map().object(&change.path, change.policy)?.hash).await;
-            store.check(&change).await?;
             store.put(change, record).await
         })
         .await
@@ -81,21 +77,33 @@ impl Store {
     {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let key = store.map().object(&path, policy)?;
-            let _lock = store.locks.lock(key.hash).await;
-            let stored = store.newest(key, &path, true).await?;
-            let Some(stored) = stored else { return Err(StoreError::NoObject) };
-            let Version::Live(mut record) = stored.version else { return Err(StoreError::NoObject) };
-            if record.expired(store.now()) {
-                return Err(StoreError::NoObject);
-            }
-            if let Layout::Version(id) = record.layout {
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
+            let register = Register::of(&store, &path, policy)?;
+            let mut link = None;
+            let changed = register.swap(true, |seen| {
+                let Some(StoredVersion { version: Version::Live(record), inline, .. }) = seen else {
+                    return Err(StoreError::NoObject);
+                };
+                if record.expired(store.now()) {
+                    return Err(StoreError::NoObject);
+                }
+                let mut record = record.clone();
+                if let Layout::Version(id) = record.layout {
+                    link = Some((record, id));
+                    return Err(StoreError::NoObject);
+                }
+                edit(&mut record)?;
+                let inline = inline.iter().filter(|_| matches!(record.layout, Layout::Inline));
+                Ok(Draft { inline: inline.cloned().collect(), version: Version::Live(record), at: None })
+            });
+            let changed = changed.await;
+            if let Some((record, id)) = link {
                 return store.update_version((&path, policy), &record, id, edit).await;
             }
-            edit(&mut record)?;
-            let inline = stored.inline.into_iter().collect();
-            let change = Change { path, policy, inline, at: None, condition: Precondition::None };
-            store.put(change, record).await
+            match changed? {
+                Version::Live(record) => Ok(record),
+                Version::Deleted(_) | Version::Moved(_) => Err(StoreError::NoObject),
+            }
         })
         .await
     }
@@ -127,20 +135,23 @@ impl Store {
     ) -> Result<ObjectRecord, StoreError> {
         let (store, path) = (self.clone(), path.clone());
         self.finish_even_if_dropped(async move {
-            let key = store.map().object(&path, policy)?;
-            let _lock = store.locks.lock(key.hash).await;
-            let current = store.newest(key, &path, false).await?.map(|stored| stored.version);
-            let now = store.now();
-            let Some(Version::Live(record)) = current else { return Err(StoreError::NoObject) };
-            if record.expired(now) && !matches!(condition, Precondition::Is(_)) {
-                return Err(StoreError::NoObject);
-            }
-            if !condition.holds(Some(&record), now) {
-                return Err(StoreError::PreconditionFailed);
-            }
-            let change = Change { path, policy, inline: Vec::new(), at: None, condition };
-            store.write(&change, tombstone).await?;
-            Ok(record)
+            let _lock = store.locks.lock(store.map().object(&path, policy)?.hash).await;
+            let register = Register::of(&store, &path, policy)?;
+            let mut removed = None;
+            let swapped = register.swap(false, |seen| {
+                let now = store.now();
+                let record = seen.and_then(|stored| stored.version.live()).ok_or(StoreError::NoObject)?;
+                if record.expired(now) && !matches!(condition, Precondition::Is(_)) {
+                    return Err(StoreError::NoObject);
+                }
+                if !condition.holds(Some(record), now) {
+                    return Err(StoreError::PreconditionFailed);
+                }
+                removed = Some(record.clone());
+                Ok(Draft { version: tombstone(Timestamp::ZERO), inline: Vec::new(), at: None })
+            });
+            swapped.await?;
+            removed.ok_or(StoreError::NoObject)
         })
         .await
     }
@@ -155,88 +166,45 @@ impl Store {
     }
 
     pub(super) async fn check(&self, change: &Change) -> Result<(), StoreError> {
-        if change.condition == Precondition::None {
+        if change.condition == Precondition::None && change.given.is_none() {
             return Ok(());
         }
-        let key = self.map().object(&change.path, change.policy)?;
-        let current = self.newest(key, &change.path, false).await?.map(|stored| stored.version);
-        let current = current.as_ref().and_then(Version::live);
-        if change.condition.holds(current, self.now()) {
-            return Ok(());
-        }
-        // S3 tells a missing object apart from one that differs.
-        match (&change.condition, current) {
-            (Precondition::Matches(_), None) => Err(StoreError::NoObject),
-            _ => Err(StoreError::PreconditionFailed),
-        }
+        let current = self.newest(&change.path, change.policy, false).await?;
+        change.holds(current.as_ref(), self.now())
     }
 
     pub(super) async fn put(&self, change: Change, record: ObjectRecord) -> Result<ObjectRecord, StoreError> {
-        let version = |at| Version::Live(ObjectRecord { timestamp: at, ..record.clone() });
-        let at = self.write(&change, version).await?;
-        Ok(ObjectRecord { timestamp: at, ..record })
+        match self.write(change, Version::Live(record)).await? {
+            Version::Live(record) => Ok(record),
+            Version::Deleted(_) | Version::Moved(_) => Err(StoreError::NoObject),
+        }
     }
 
-    /// Writes a version to a majority, with a newer timestamp where one is in the way.
-    pub(super) async fn write(
-        &self,
-        change: &Change,
-        version: impl Fn(Timestamp) -> Version,
-    ) -> Result<Timestamp, StoreError> {
-        for _ in 0..STALE_RETRIES {
-            let at = change.at.unwrap_or_else(|| self.clock.now());
-            match self.write_at(change, version(at)).await {
-                Ok(()) => return Ok(at),
-                Err(NodeError::Stale { current }) => {
-                    self.clock.observe(current);
-                    if change.at.is_some() {
-                        return Err(StoreError::Conflict(current));
-                    }
-                }
-                Err(NodeError::NoDirectory) => {
-                    self.undo(change).await;
-                    return Err(StoreError::NoContainer);
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// Makes a version the newest, where the change's condition holds of what is there.
+    pub(super) async fn write(&self, change: Change, version: Version) -> Result<Version, StoreError> {
+        let register = Register::of(self, &change.path, change.policy)?;
+        let written = if change.condition == Precondition::None && change.given.is_none() {
+            register.write(version, change.inline, change.at).await
+        } else {
+            let decide = |seen: Option<&StoredVersion>| {
+                change.holds(seen, self.now())?;
+                let (inline, version) = (change.inline.clone(), version.clone());
+                Ok(Draft { version, inline, at: change.given.or(change.at) })
+            };
+            register.swap(false, decide).await
+        };
+        if written == Err(StoreError::NoContainer) {
+            self.undo(&register, &change.path).await;
         }
-        Err(StoreError::Overloaded)
+        written
     }
 
     /// The container went away while its object was written: the object goes too.
-    async fn undo(&self, change: &Change) {
-        let tombstone = Version::Deleted(self.clock.now());
-        match self.write_at(change, tombstone).await {
-            Ok(()) | Err(NodeError::NoDirectory | NodeError::Stale { .. }) => {}
-            Err(error) => tracing::warn!(path = %change.path, %error, "object of a deleted container stays"),
+    async fn undo(&self, register: &Register<'_>, path: &ObjectPath) {
+        match register.write(Version::Deleted(Timestamp::ZERO), Vec::new(), None).await {
+            Ok(_) | Err(StoreError::NoContainer) => {}
+            Err(error) => tracing::warn!(%path, %error, "object of a deleted container stays"),
         }
-    }
-
-    async fn write_at(&self, change: &Change, version: Version) -> Result<(), NodeError> {
-        let key = self.map().object(&change.path, change.policy)?;
-        let replicas = self.map().object_replicas(change.policy, key.partition)?;
-        let directory = self.map().container(change.path.container_path());
-        let containers = self.map().container_replicas(directory);
-        let (rows, unpaired) = pair_rows(directory, &replicas, containers);
-        let inline = if version.live().is_some() { change.inline.as_slice() } else { &[] };
-        let write = |index: usize, replica: Replica| {
-            let row = rows.get(index).copied().flatten();
-            let write = object_write(key, &change.path, &version, inline, row);
-            async move { replica.node.write_object(replica.device, write).await }
-        };
-        quorum::write(replicas, write).await?;
-        if unpaired.is_empty() {
-            return Ok(());
-        }
-        let row = version.row(&change.path);
-        let write = |_, replica: Replica| {
-            let row = row.clone();
-            async move {
-                replica.node.write_rows(replica.device, directory, vec![row], RowDurability::Synced).await
-            }
-        };
-        quorum::write(unpaired, write).await?;
-        Ok(())
     }
 }
 
@@ -245,7 +213,10 @@ pub(super) struct Change {
     pub(super) path: ObjectPath,
     pub(super) policy: PolicyIndex,
     pub(super) inline: Vec<Bytes>,
+    /// Its time and ballot, for a name that is written once: Kodiak's own.
     pub(super) at: Option<Timestamp>,
+    /// Its time, from whoever asks: it must be newer than that of what is there.
+    pub(super) given: Option<Timestamp>,
     pub(super) condition: Precondition,
 }
 
@@ -253,7 +224,23 @@ impl Change {
     /// A change without bytes that depends on nothing.
     pub(super) fn of(path: &ObjectPath, policy: PolicyIndex) -> Change {
         let condition = Precondition::None;
-        Change { path: path.clone(), policy, inline: Vec::new(), at: None, condition }
+        Change { path: path.clone(), policy, inline: Vec::new(), at: None, given: None, condition }
+    }
+
+    fn holds(&self, seen: Option<&StoredVersion>, now: u64) -> Result<(), StoreError> {
+        let newer = seen.map(|stored| stored.version.timestamp());
+        if let Some(newer) = newer.filter(|newer| self.given.is_some_and(|given| *newer >= given)) {
+            return Err(StoreError::Conflict(newer));
+        }
+        let current = seen.and_then(|stored| stored.version.live());
+        if self.condition.holds(current, now) {
+            return Ok(());
+        }
+        // S3 tells a missing object apart from one that differs.
+        match (&self.condition, current) {
+            (Precondition::Matches(_), None) => Err(StoreError::NoObject),
+            _ => Err(StoreError::PreconditionFailed),
+        }
     }
 }
 
@@ -268,30 +255,4 @@ pub(super) fn new_record(object: NewObject, etag: String, size: u64, layout: Lay
         expires_at: object.expires_at,
         layout,
     }
-}
-
-fn object_write(
-    key: ObjectKey,
-    path: &ObjectPath,
-    version: &Version,
-    inline: &[Bytes],
-    row: Option<RowTarget>,
-) -> ObjectWrite {
-    ObjectWrite { key, path: path.clone(), version: version.clone(), inline: inline.to_vec(), row }
-}
-
-/// Gives each object replica the container replica of its own node, if there is one: those rows are
-/// as durable as the object itself. The container replicas that are left need a write of their own.
-fn pair_rows(
-    directory: DirectoryKey,
-    objects: &[Replica],
-    mut containers: Vec<Replica>,
-) -> (Vec<Option<RowTarget>>, Vec<Replica>) {
-    let pair = |object: &Replica| {
-        let index = containers.iter().position(|container| container.shares_node(object))?;
-        let device = containers.remove(index).device;
-        Some(RowTarget { directory, device })
-    };
-    let rows = objects.iter().map(pair).collect();
-    (rows, containers)
 }

@@ -46,7 +46,7 @@ pub enum StoreError {
 impl From<NodeError> for StoreError {
     fn from(error: NodeError) -> StoreError {
         match error {
-            NodeError::Stale { current } => StoreError::Conflict(current),
+            NodeError::Stale(refusal) => StoreError::Conflict(refusal.barrier),
             NodeError::NoDirectory => StoreError::NoContainer,
             NodeError::NotEmpty => StoreError::NotEmpty,
             NodeError::NoBlock => StoreError::Corrupt("a block is missing".into()),
@@ -61,7 +61,7 @@ impl From<NodeError> for StoreError {
 /// Of several replicas' errors, the one that explains most.
 pub(super) fn worst(errors: Vec<NodeError>) -> NodeError {
     let rank = |error: &NodeError| match error {
-        NodeError::Stale { .. } => 0,
+        NodeError::Stale(_) => 0,
         NodeError::NoDirectory => 1,
         NodeError::NotEmpty => 2,
         NodeError::Full => 3,

@@ -13,6 +13,7 @@ mod locks;
 mod md5;
 mod open;
 mod quorum;
+mod register;
 mod upload;
 mod versions;
 mod workers;

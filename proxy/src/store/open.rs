@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, NodeError, ObjectKey, ObjectPath, ObjectRecord,
-    ObjectWrite, PolicyIndex, StoredVersion, Timestamp, Version, VersionId,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex, StoredVersion,
+    Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
-use super::{ByteStream, Store, StoreError, quorum};
+use super::register::Register;
+use super::{ByteStream, Store, StoreError};
 use crate::http::Payload;
-use kodiak_storage_api::Replica;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
 const READ_PIECE: u64 = 16 * CHECKSUM_CHUNK as u64;
@@ -80,8 +80,7 @@ impl Drop for Reading {
 impl Store {
     /// The newest version's record, without its bytes; expired ones are [`StoreError::NoObject`].
     pub async fn head(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectRecord, StoreError> {
-        let key = self.map().object(path, policy)?;
-        let stored = self.newest(key, path, false).await?;
+        let stored = self.newest(path, policy, false).await?;
         match self.visible(stored)? {
             (record, _) if matches!(record.layout, Layout::Version(_)) => {
                 self.head_linked(path, policy, record).await
@@ -96,8 +95,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<OpenObject, StoreError> {
-        let key = self.map().object(path, policy)?;
-        let stored = self.newest(key, path, true).await?;
+        let stored = self.newest(path, policy, true).await?;
         match self.visible(stored)? {
             (record, _) if matches!(record.layout, Layout::Version(_)) => {
                 self.open_linked(path, policy, record).await
@@ -128,8 +126,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let key = self.map().object(path, policy)?;
-        Ok(self.newest(key, path, false).await?.map(|stored| stored.version.timestamp()))
+        Ok(self.newest(path, policy, false).await?.map(|stored| stored.version.timestamp()))
     }
 
     pub(super) fn visible(
@@ -137,7 +134,7 @@ impl Store {
         stored: Option<StoredVersion>,
     ) -> Result<(ObjectRecord, Option<Bytes>), StoreError> {
         match stored {
-            Some(StoredVersion { version: Version::Live(record), inline })
+            Some(StoredVersion { version: Version::Live(record), inline, .. })
                 if record.expires_at.is_none() || !record.expired(self.now()) =>
             {
                 let inline = inline.filter(|_| matches!(record.layout, Layout::Inline));
@@ -147,79 +144,14 @@ impl Store {
         }
     }
 
-    /// The newest version that a majority knows; replicas that lag behind get it before the answer, so
-    /// that no later read can see an older one.
+    /// The newest version; see [`Register::read`].
     pub(super) async fn newest(
         &self,
-        key: ObjectKey,
         path: &ObjectPath,
+        policy: PolicyIndex,
         data: bool,
     ) -> Result<Option<StoredVersion>, StoreError> {
-        let replicas = self.map().object_replicas(key.policy, key.partition)?;
-        if let [only] = replicas.as_slice() {
-            return Ok(only.node.read_object(only.device, key, data).await?);
-        }
-        // Inline bytes are asked for even by a HEAD only if a replica must be written back.
-        let ask =
-            |_, replica: Replica| async move { replica.node.read_object(replica.device, key, data).await };
-        let mut answers = quorum::read(&replicas, ask).await?;
-        answers.sort_by_key(|(_, stored)| stored.as_ref().map(|s| s.version.timestamp()));
-        let Some((from, newest)) = answers.pop() else { return Ok(None) };
-        let Some(newest) = newest else { return Ok(None) };
-        let at = newest.version.timestamp();
-        let lags =
-            |stored: &Option<StoredVersion>| stored.as_ref().is_none_or(|s| s.version.timestamp() < at);
-        let behind: Vec<Replica> = answers
-            .iter()
-            .filter(|(_, stored)| lags(stored))
-            .filter_map(|(index, _)| replicas.get(*index).cloned())
-            .collect();
-        if !behind.is_empty() {
-            let source = replicas.get(from).cloned();
-            self.write_back(key, path, newest.clone(), source, behind).await?;
-        }
-        Ok(Some(newest))
-    }
-
-    async fn write_back(
-        &self,
-        key: ObjectKey,
-        path: &ObjectPath,
-        mut newest: StoredVersion,
-        source: Option<Replica>,
-        behind: Vec<Replica>,
-    ) -> Result<(), StoreError> {
-        let inline = newest.version.live().is_some_and(|record| matches!(record.layout, Layout::Inline));
-        if inline && newest.inline.is_none() {
-            let Some(source) = source else { return Ok(()) };
-            let Some(full) = source.node.read_object(source.device, key, true).await? else { return Ok(()) };
-            newest = full;
-        }
-        let directory = self.map().container(path.container_path());
-        let row = newest.version.row(path);
-        for replica in behind {
-            let write = ObjectWrite {
-                key,
-                path: path.clone(),
-                version: newest.version.clone(),
-                inline: newest.inline.clone().into_iter().collect(),
-                row: None,
-            };
-            match replica.node.write_object(replica.device, write).await {
-                Ok(()) | Err(NodeError::Stale { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let containers = self.map().container_replicas(directory);
-        let write = |_, replica: Replica| {
-            let rows = vec![row.clone()];
-            let durability = kodiak_storage_api::RowDurability::Synced;
-            async move { replica.node.write_rows(replica.device, directory, rows, durability).await }
-        };
-        match quorum::write(containers, write).await {
-            Ok(_) | Err(NodeError::NoDirectory) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Register::of(self, path, policy)?.read(data).await
     }
 
     /// A verified piece of a block from the first replica that has it intact.

@@ -65,8 +65,28 @@ where
 
 /// Asks replicas, a majority at first and others for those that fail, until a majority has answered. Where
 /// too many fail, the answers of so many suffice that every majority is among them: of two replicas one,
-/// since each has every acknowledged write.
-pub(super) async fn read<T, F, A>(replicas: &[Replica], mut ask: F) -> Result<Vec<(usize, T)>, NodeError>
+/// since each has every acknowledged row.
+pub(super) async fn read<T, F, A>(replicas: &[Replica], ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let (answers, errors) = answers(replicas, ask).await;
+    let needed = majority(replicas.len());
+    if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
+}
+
+/// As [`read()`], but nothing less than a majority will do: of two replicas both.
+pub(super) async fn read_majority<T, F, A>(replicas: &[Replica], ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let (answers, errors) = answers(replicas, ask).await;
+    if answers.len() >= majority(replicas.len()) { Ok(answers) } else { Err(worst(errors)) }
+}
+
+async fn answers<T, F, A>(replicas: &[Replica], mut ask: F) -> (Vec<(usize, T)>, Vec<NodeError>)
 where
     F: FnMut(usize, Replica) -> A,
     A: Future<Output = Result<T, NodeError>>,
@@ -88,8 +108,8 @@ where
             }
         }
         if answers.len() >= needed {
-            return Ok(answers);
+            break;
         }
     }
-    if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
+    (answers, errors)
 }

@@ -1,8 +1,8 @@
 //! What is there after a stop, a kill, or the loss of an index.
 
-use kodiak_storage_api::{DirectoryChange, NodeError, StorageNode, Timestamp};
+use kodiak_storage_api::{Accepted, DirectoryChange, NodeError, ObjectPath, Stamp, StorageNode, Timestamp};
 
-use crate::rig::{Rig, block, copy, put_block, settings};
+use crate::rig::{Rig, block, copy, object_key, put_block, settings};
 
 async fn fill(rig: &Rig) {
     rig.create("a").await;
@@ -86,15 +86,15 @@ async fn an_index_that_is_lost_or_damaged_is_made_anew() {
 }
 
 #[tokio::test]
-async fn an_older_or_equal_write_is_stale() {
+async fn an_older_write_is_stale_and_the_same_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::open(settings(folder.path(), 1));
     rig.create("a/c").await;
     let (first, second) = (rig.clock.now(), rig.clock.now());
     rig.write("a/c/o", second, Some(b"2")).await.unwrap();
-    for at in [first, second] {
-        assert_eq!(rig.write("a/c/o", at, None).await, Err(NodeError::Stale { current: second }));
-    }
+    let refused = rig.write("a/c/o", first, None).await;
+    assert!(matches!(refused, Err(NodeError::Stale(refusal)) if refusal.held == Some(Stamp::first(second))));
+    assert_eq!(rig.write("a/c/o", second, Some(b"2")).await, Ok(()));
     assert_eq!(rig.get("a/c/o").await.unwrap().as_deref(), Some(&b"2"[..]));
 }
 
@@ -155,4 +155,26 @@ async fn what_follows_the_compaction_of_the_last_volume_is_replayed() {
     let rig = Rig::open(settings(killed.path(), 1));
     assert_eq!(rig.list("a/c").await, ["o"]);
     assert_eq!(rig.get("a/c/o").await.unwrap().as_deref(), Some(&b"acknowledged"[..]));
+}
+
+#[tokio::test]
+async fn a_promise_and_the_doubt_about_what_was_accepted_outlive_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::open(settings(folder.path(), 1));
+    rig.create("a/c").await;
+    let (first, between, promised) = (rig.clock.now(), rig.clock.now(), rig.clock.now());
+    rig.write("a/c/o", first, Some(b"1")).await.unwrap();
+    let key = object_key(&ObjectPath::new("a", "c", "o"));
+    let device = rig.device(&key.hash);
+    let promise = rig.node.prepare(device, key, promised, first).await.unwrap();
+    assert_eq!(promise.held, Some(Stamp::first(first)));
+    assert_eq!(promise.accepted, Accepted { ballots: vec![first], forgotten: false });
+    let target = tempfile::tempdir().unwrap();
+    copy(folder.path(), target.path());
+    let again = Rig::open(settings(target.path(), 1));
+    let Err(NodeError::Stale(refusal)) = again.write("a/c/o", between, Some(b"2")).await else {
+        panic!("the promise is forgotten");
+    };
+    assert!(refusal.barrier >= promised && refusal.accepted.forgotten);
+    again.put("a/c/o", b"3").await.unwrap();
 }

@@ -8,7 +8,7 @@ use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{
     BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryInfo, DirectoryKey,
     DirectoryWrite, Entry, Layout, ListQuery, NodeError, ObjectKey, ObjectPath, ObjectRecord, ObjectWrite,
-    PolicyIndex, RowTarget, StorageNode, Timestamp, Version,
+    PolicyIndex, RowTarget, Stamp, StorageNode, Timestamp, Version,
 };
 use kodiak_storage_node::disk::{Disk, SystemDisk};
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
@@ -92,7 +92,8 @@ impl Rig {
             None => Version::Deleted(at),
         };
         let inline = body.map(|b| vec![Bytes::copy_from_slice(b)]).unwrap_or_default();
-        let write = ObjectWrite { key, path, version, inline, row: Some(row) };
+        let write =
+            ObjectWrite { key, path, version, stamp: Stamp::first(at), expect: None, inline, row: Some(row) };
         self.node.write_object(self.device(&key.hash), write).await
     }
 

@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use kodiak_storage_api::{
-    DataId, Extent, Layout, NodeError, ObjectPath, ObjectWrite, PolicyIndex, StorageNode, Version, Work,
-    WorkKind,
+    DataId, Extent, Layout, NodeError, ObjectPath, ObjectWrite, PolicyIndex, Stamp, StorageNode, Version,
+    Work, WorkKind,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -60,8 +60,10 @@ async fn extents_of_a_replaced_version_are_queued_for_deletion() {
     large.layout = Layout::Extents(vec![extent]);
     let device = kodiak_storage_api::DeviceIndex(0);
     let key = object_key(&path);
+    let stamp = Stamp::first(large.timestamp);
+    let (version, path) = (Version::Live(large), path.clone());
     let write =
-        ObjectWrite { key, path: path.clone(), version: Version::Live(large), inline: Vec::new(), row: None };
+        ObjectWrite { key, path: path.clone(), version, stamp, expect: None, inline: Vec::new(), row: None };
     rig.node.write_object(device, write).await.unwrap();
     assert!(rig.node.next_work(device, WorkKind::Free, 0, 10).await.unwrap().is_empty());
     rig.put("a/c/big", b"small").await.unwrap();

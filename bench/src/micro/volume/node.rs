@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{
     Clock, DeviceIndex, DirectoryChange, DirectoryKey, DirectoryWrite, Layout, ObjectKey, ObjectPath,
-    ObjectRecord, ObjectWrite, PolicyIndex, RowTarget, StorageNode, Version,
+    ObjectRecord, ObjectWrite, PolicyIndex, RowTarget, Stamp, StorageNode, Version,
 };
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
 
@@ -44,7 +44,8 @@ impl Writer {
         };
         let key = ObjectKey { policy: PolicyIndex(0), partition: hash.partition(10), hash };
         let (inline, row) = (vec![self.body.clone()], self.row);
-        ObjectWrite { key, path, version: Version::Live(record), inline, row }
+        let stamp = Stamp::first(record.timestamp);
+        ObjectWrite { key, path, version: Version::Live(record), stamp, expect: None, inline, row }
     }
 
     async fn run(&self, until: Instant) -> anyhow::Result<Histogram<u64>> {

@@ -16,7 +16,7 @@ impl Store {
         id: VersionId,
     ) -> Result<OpenObject, StoreError> {
         let of = version_path(path, id);
-        let stored = self.newest(self.map().object(&of, policy)?, &of, true).await?;
+        let stored = self.newest(&of, policy, true).await?;
         let (record, inline) = self.visible(stored)?;
         let mut object = self.opened(path, policy, record, inline);
         object.version = Some(id);
@@ -31,8 +31,7 @@ impl Store {
         id: VersionId,
     ) -> Result<ObjectRecord, StoreError> {
         let of = version_path(path, id);
-        self.visible(self.newest(self.map().object(&of, policy)?, &of, false).await?)
-            .map(|(record, _)| record)
+        self.visible(self.newest(&of, policy, false).await?).map(|(record, _)| record)
     }
 
     /// When a version was last written or deleted, if it ever was.
@@ -65,7 +64,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<OpenObject, StoreError> {
-        let stored = self.newest(self.map().object(path, policy)?, path, true).await?;
+        let stored = self.newest(path, policy, true).await?;
         match self.visible(stored)? {
             (record, _) if matches!(record.layout, Layout::Version(_)) => Err(StoreError::NoObject),
             (record, inline) => Ok(self.opened(path, policy, record, inline)),
@@ -117,7 +116,7 @@ impl Store {
         policy: PolicyIndex,
         gone: VersionId,
     ) -> Result<ObjectRecord, StoreError> {
-        let stored = self.newest(self.map().object(path, policy)?, path, false).await?;
+        let stored = self.newest(path, policy, false).await?;
         let (record, _) = self.visible(stored)?;
         if record.layout == Layout::Version(gone) {
             return Err(StoreError::NoObject);
@@ -131,7 +130,7 @@ impl Store {
         path: &ObjectPath,
         policy: PolicyIndex,
     ) -> Result<Option<ObjectRecord>, StoreError> {
-        let stored = self.newest(self.map().object(path, policy)?, path, false).await?;
+        let stored = self.newest(path, policy, false).await?;
         match stored.map(|stored| stored.version) {
             Some(Version::Live(record)) => Ok(Some(record)),
             _ => Ok(None),

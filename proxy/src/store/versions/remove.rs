@@ -66,7 +66,7 @@ impl Store {
             let id = VersionId(store.clock.now());
             store.put_marker(&path, policy, id, mode == Mode::ReplaceNull).await?;
             if held.is_some() {
-                store.write(&Change::of(&path, policy), Version::Deleted).await?;
+                store.write(Change::of(&path, policy), Version::Deleted(Timestamp::ZERO)).await?;
             }
             if mode == Mode::ReplaceNull {
                 store.remove_nulls(&path, policy, id.0).await?;
@@ -155,7 +155,7 @@ impl Store {
             }
             _ => {}
         }
-        self.write(&Change::of(&of, policy), Version::Deleted).await?;
+        self.write(Change::of(&of, policy), Version::Deleted(Timestamp::ZERO)).await?;
         Ok(Deletion { existed: true, version: Some(id), marker })
     }
 
@@ -175,7 +175,7 @@ impl Store {
             return self.link((path, policy), &record, id, None).await;
         }
         if held {
-            self.write(&Change::of(path, policy), Version::Deleted).await?;
+            self.write(Change::of(path, policy), Version::Deleted(Timestamp::ZERO)).await?;
         }
         Ok(())
     }
@@ -218,7 +218,8 @@ impl Store {
         before: Timestamp,
     ) -> Result<(), StoreError> {
         for id in self.nulls(path).await?.into_iter().filter(|id| id.0 < before) {
-            self.write(&Change::of(&version_path(path, id), policy), Version::Deleted).await?;
+            self.write(Change::of(&version_path(path, id), policy), Version::Deleted(Timestamp::ZERO))
+                .await?;
         }
         Ok(())
     }
@@ -231,16 +232,22 @@ impl Store {
         policy: PolicyIndex,
         mut extents: Vec<Extent>,
     ) -> Result<Vec<Extent>, StoreError> {
-        let Some(object) = self.versioned_object(path).await? else { return Ok(extents) };
         let mut kept: HashSet<DataId> = HashSet::new();
         let mut keep = |record: Option<ObjectRecord>| {
             if let Some(Layout::Extents(named)) = record.map(|record| record.layout) {
                 kept.extend(named.iter().map(|extent| extent.data));
             }
         };
-        keep(self.record_at(&object, policy).await?);
-        for id in self.nulls(&object).await? {
-            keep(self.record_at(&version_path(&object, id), policy).await?);
+        // A replica that was behind leaves behind what the name holds now: the write came at another ballot.
+        keep(self.record_at(path, policy).await?);
+        let object = self.versioned_object(path).await?;
+        if let Some(object) = object.as_ref().filter(|object| *object != path) {
+            keep(self.record_at(object, policy).await?);
+        }
+        for object in object.into_iter() {
+            for id in self.nulls(&object).await? {
+                keep(self.record_at(&version_path(&object, id), policy).await?);
+            }
         }
         extents.retain(|extent| !kept.contains(&extent.data));
         Ok(extents)

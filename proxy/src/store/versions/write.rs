@@ -129,7 +129,7 @@ impl Store {
             match self.link((path, policy), &record, id, ends).await {
                 // The container is gone: its versions go too.
                 Err(StoreError::NoContainer) => {
-                    self.write(&Change::of(&of, policy), Version::Deleted).await?;
+                    self.write(Change::of(&of, policy), Version::Deleted(Timestamp::ZERO)).await?;
                     return Err(StoreError::NoContainer);
                 }
                 linked => linked?,
@@ -163,8 +163,8 @@ impl Store {
     /// Gives the object at a name a record among the versions, if it has none. The caller holds the
     /// name's lock.
     pub(super) async fn keep_null(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<(), StoreError> {
-        let stored = self.newest(self.map().object(path, policy)?, path, true).await?;
-        let Some(StoredVersion { version: Version::Live(mut record), inline }) = stored else {
+        let stored = self.newest(path, policy, true).await?;
+        let Some(StoredVersion { version: Version::Live(mut record), inline, .. }) = stored else {
             return Ok(());
         };
         // Whatever is written next is to be newer.
@@ -197,8 +197,8 @@ impl Store {
         F: FnMut(&mut ObjectRecord) -> Result<(), StoreError>,
     {
         let of = version_path(path, id);
-        let stored = self.newest(self.map().object(&of, policy)?, &of, true).await?;
-        let Some(StoredVersion { version: Version::Live(mut record), inline }) = stored else {
+        let stored = self.newest(&of, policy, true).await?;
+        let Some(StoredVersion { version: Version::Live(mut record), inline, .. }) = stored else {
             return Err(StoreError::NoObject);
         };
         record.expires_at = link.expires_at;
