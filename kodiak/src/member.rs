@@ -71,11 +71,6 @@ impl Machine {
         Ok(member.with_context(gone)?.clock)
     }
 
-    /// The newest map that this machine knows.
-    pub fn map(&self) -> &Arc<ClusterMap> {
-        self.opened.stored.register().map()
-    }
-
     /// Takes up the membership, once the storage is open. Nothing is served or called yet.
     pub async fn enlist(self, node: Arc<Node>, clock: Arc<Clock>, key: PlacementKey) -> Result<Enlisted> {
         let Machine { home, opened, devices, cluster, settings, listen } = self;
@@ -120,7 +115,7 @@ pub fn weights(slots: &[Slot]) -> Result<Vec<u64>> {
     let looked: Vec<(u64, u64)> = slots.iter().map(look).collect::<Result<_>>()?;
     let share = |&(system, bytes): &(u64, u64)| {
         let sharing = looked.iter().filter(|(other, _)| *other == system).count() as u64;
-        (bytes / sharing * 1000 >> 30).max(1)
+        ((bytes / sharing * 1000) >> 30).max(1)
     };
     Ok(looked.iter().map(share).collect())
 }
