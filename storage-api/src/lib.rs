@@ -12,9 +12,9 @@ mod key;
 mod node;
 mod placement;
 mod record;
-mod repair;
 #[cfg(feature = "remote")]
 pub mod remote;
+mod repair;
 mod time;
 mod version;
 mod votes;
