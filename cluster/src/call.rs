@@ -20,7 +20,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::certificates::host_name;
 use crate::message::CallError;
-use crate::{Caller, ClusterId, JoinToken, Membership, NodeCertificate, Peer, Peers, Refusal, Request, Response};
+use crate::{
+    Caller, ClusterId, JoinToken, Membership, NodeCertificate, Peer, Peers, Refusal, Request, Response,
+};
 
 /// Where messages are posted to.
 pub const PATH: &str = "/cluster";
@@ -61,7 +63,11 @@ impl Peers for TlsPeers {
 ///
 /// # Errors
 /// When none can be, or the one that was reached is not of the token's cluster.
-pub async fn join(config: Arc<ClientConfig>, token: &JoinToken, request: Request) -> Result<Response, CallError> {
+pub async fn join(
+    config: Arc<ClientConfig>,
+    token: &JoinToken,
+    request: Request,
+) -> Result<Response, CallError> {
     let mut failures = Vec::new();
     for (name, address) in &token.members {
         let peer = Peer { name: name.clone(), address: *address, key: None };
@@ -109,7 +115,10 @@ async fn exchange(
     let key = shown.and_then(|der| NodeCertificate::read(der).ok()).map(|certificate| certificate.key);
     // Whoever has the authority's key could sign in any name: the map knows the member's key.
     if peer.key.is_some() && key != peer.key {
-        return Err(CallError(format!("who answers at {} is not {}: its key is another one", peer.address, peer.name)));
+        return Err(CallError(format!(
+            "who answers at {} is not {}: its key is another one",
+            peer.address, peer.name
+        )));
     }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
@@ -123,7 +132,8 @@ async fn exchange(
     let answer = async {
         let response = sender.send_request(request).await.map_err(tls_failed)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_MESSAGE).collect().await.map_err(failed)?.to_bytes();
+        let body =
+            Limited::new(response.into_body(), MAX_MESSAGE).collect().await.map_err(failed)?.to_bytes();
         match status {
             StatusCode::OK => postcard::from_bytes(&body).map_err(failed),
             status => Err(CallError(format!("{status}: {}", String::from_utf8_lossy(&body)))),
@@ -186,7 +196,12 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor, membership: Arc<Membership>) {
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    membership: Arc<Membership>,
+) {
     // What is lost is only speed.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(CONNECT, acceptor.accept(stream)).await {
@@ -226,14 +241,18 @@ pub async fn answer(
     let caller = membership.identify(certificate.map(|der| der.as_ref()));
     let limit = if matches!(caller, Ok(Caller::Member(_))) { MAX_MESSAGE } else { MAX_JOIN };
     let body = tokio::time::timeout(ANSWER, Limited::new(request.into_body(), limit).collect()).await;
-    let Ok(Ok(body)) = body else { return plain(StatusCode::BAD_REQUEST, "the request is too long or too slow") };
+    let Ok(Ok(body)) = body else {
+        return plain(StatusCode::BAD_REQUEST, "the request is too long or too slow");
+    };
     let response = match (caller, postcard::from_bytes::<Request>(&body.to_bytes())) {
         (Ok(caller), Ok(request)) => membership.handle(caller, request).await,
         (Err(refusal), _) => {
             tracing::warn!(%refusal, "a cluster call is refused");
             Response::Refused(refusal)
         }
-        (Ok(_), Err(_)) => Response::Refused(Refusal::Failed("the request makes no sense here: do all machines run the same version?".into())),
+        (Ok(_), Err(_)) => Response::Refused(Refusal::Failed(
+            "the request makes no sense here: do all machines run the same version?".into(),
+        )),
     };
     match postcard::to_stdvec(&response) {
         Ok(bytes) => hyper::Response::new(Full::new(bytes.into())),

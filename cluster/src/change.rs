@@ -8,7 +8,8 @@ use subtle::ConstantTimeEq;
 
 use crate::map::{MapError, check_name};
 use crate::{
-    ClusterMap, KeyDigest, MAX_MEMBERS, Member, MemberDevice, MemberState, Removed, RingFile, Token, TokenHash,
+    ClusterMap, KeyDigest, MAX_MEMBERS, Member, MemberDevice, MemberState, Removed, RingFile, Token,
+    TokenHash,
 };
 
 /// Removed members that are remembered.
@@ -105,7 +106,9 @@ pub enum ChangeError {
         name: String,
     },
     /// Somebody else has it.
-    #[error("a member is called {name} already: choose another name with --node, or `kodiak node remove {name}`")]
+    #[error(
+        "a member is called {name} already: choose another name with --node, or `kodiak node remove {name}`"
+    )]
     NameTaken {
         /// The name.
         name: String,
@@ -120,7 +123,9 @@ pub enum ChangeError {
     #[error("the join token has expired: make a new one with `kodiak cluster token`")]
     TokenExpired,
     /// Another machine has used it.
-    #[error("the join token was used already, and each admits one machine: make a new one with `kodiak cluster token`")]
+    #[error(
+        "the join token was used already, and each admits one machine: make a new one with `kodiak cluster token`"
+    )]
     TokenUsed,
     /// Too many of something.
     #[error("there are {max} {what} already, and no more are possible")]
@@ -198,7 +203,9 @@ pub fn apply(map: &ClusterMap, change: &Change, now: u64) -> Result<Option<Clust
     let mut next = map.clone();
     next.tokens.retain(|token| token.expires.saturating_add(TOLD) > now);
     match change {
-        Change::AddToken { hash, .. } if map.tokens.iter().any(|token| token.hash == *hash) => return Ok(None),
+        Change::AddToken { hash, .. } if map.tokens.iter().any(|token| token.hash == *hash) => {
+            return Ok(None);
+        }
         Change::AddToken { hash, expires } => add_token(&mut next, *hash, *expires)?,
         Change::Admit(admission) => {
             // The token of the map, so that one that has expired is told from one that never was.
@@ -297,10 +304,9 @@ fn present(
         match member.devices.iter_mut().find(|own| own.name == device.name) {
             // The weight is the map's, unless the device is new.
             Some(own) => own.disk = device.disk,
-            None => member.devices.push(MemberDevice {
-                weight: if draining { 0 } else { device.weight },
-                ..device.clone()
-            }),
+            None => member
+                .devices
+                .push(MemberDevice { weight: if draining { 0 } else { device.weight }, ..device.clone() }),
         }
     }
     if let Some(replaced) = &replaces {
@@ -444,7 +450,8 @@ fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<(), ChangeError> {
 
 fn settle_ring(ring: &mut RingBuilder, members: &[Member], wanted: u16, hours: u32) -> Result<(), RingError> {
     let present: Vec<_> = ring.devices().filter(|(_, leaves)| !leaves).map(|(d, _)| d.clone()).collect();
-    let wants = || members.iter().flat_map(|member| member.devices.iter().map(move |device| (member, device)));
+    let wants =
+        || members.iter().flat_map(|member| member.devices.iter().map(move |device| (member, device)));
     for old in &present {
         let found = wants().find(|(member, device)| member.name == old.node && device.name == old.name);
         match found {

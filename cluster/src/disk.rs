@@ -64,7 +64,9 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// The identity cannot be read.
-    #[error("device {device}: {path} cannot be understood ({problem}): `kodiak device reset {device}` empties the disk")]
+    #[error(
+        "device {device}: {path} cannot be understood ({problem}): `kodiak device reset {device}` empties the disk"
+    )]
     Damaged {
         /// The slot.
         device: String,
@@ -143,7 +145,9 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// The slot was never set up.
-    #[error("device {device} is in the configuration, but was not set up: take it out and `kodiak device add` it")]
+    #[error(
+        "device {device} is in the configuration, but was not set up: take it out and `kodiak device add` it"
+    )]
     Unknown {
         /// The slot.
         device: String,
@@ -213,7 +217,8 @@ impl Disks {
             _ => std::fs::File::open(&slot.path).and_then(|folder| folder.sync_all()).map_err(io)?,
         }
         for entry in contents(&slot.path).map_err(io)? {
-            let removed = if entry.is_dir() { std::fs::remove_dir_all(&entry) } else { std::fs::remove_file(&entry) };
+            let removed =
+                if entry.is_dir() { std::fs::remove_dir_all(&entry) } else { std::fs::remove_file(&entry) };
             removed.map_err(|source| DiskError::Io { path: entry, source })?;
         }
         self.begin(slot)

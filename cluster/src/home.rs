@@ -20,8 +20,8 @@ use crate::change::{self, Change};
 use crate::disk::{DiskError, Disks};
 use crate::message::Welcome;
 use crate::{
-    Authority, CertificateError, ChangeError, ClusterId, ClusterMap, Credentials, Digest, Epoch, MapError, Member,
-    MemberState, NodeCertificate, NodeKey, Policy, RingFile, StoreError, Stored, TlsError, file,
+    Authority, CertificateError, ChangeError, ClusterId, ClusterMap, Credentials, Digest, Epoch, MapError,
+    Member, MemberState, NodeCertificate, NodeKey, Policy, RingFile, StoreError, Stored, TlsError, file,
 };
 
 /// Why the folder cannot be used.
@@ -59,7 +59,9 @@ pub enum HomeError {
     #[error(transparent)]
     Change(#[from] ChangeError),
     /// The certificate names another node than the configuration.
-    #[error("{path} is of node {found}, but the configuration of {expected}: put the files of one machine together")]
+    #[error(
+        "{path} is of node {found}, but the configuration of {expected}: put the files of one machine together"
+    )]
     OtherNode {
         /// The certificate.
         path: PathBuf,
@@ -171,7 +173,8 @@ impl Home {
         let authority = self.certificate(Authority::create(cluster, time))?;
         let certificate = self.certificate(authority.sign(cluster, &member.name, &key, time))?;
         policies.iter_mut().for_each(|policy| policy.ring = RingFile::of(&ring));
-        let (name, address, devices) = (member.name.clone(), member.address, std::mem::take(&mut member.devices));
+        let (name, address, devices) =
+            (member.name.clone(), member.address, std::mem::take(&mut member.devices));
         (member.clock, member.key, member.state) = (1, key.digest(), MemberState::Active);
         let empty = ClusterMap {
             cluster,

@@ -25,18 +25,18 @@ mod testing;
 pub mod tls;
 pub mod token;
 
+pub use call::TlsPeers;
 pub use certificates::{Authority, CertificateError, NodeCertificate, NodeKey};
 pub use change::{Admission, Change, ChangeError};
 pub use home::{Founding, Home, HomeError};
 pub use id::{BootId, ClusterId, Digest, DiskId, Epoch, Fingerprint, KeyDigest, TokenHash};
 pub use map::{
-    ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Mode, Policy,
-    Removed, RingFile, Token,
+    ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Mode, Policy, Removed,
+    RingFile, Token,
 };
 pub use membership::Membership;
 pub use message::{Caller, Peer, Peers, Refusal, Request, Response};
 pub use register::{Accepted, Ballot, Denied, LearnError, Proposal, Register};
-pub use call::TlsPeers;
-pub use store::{Stored, StoreError};
+pub use store::{StoreError, Stored};
 pub use tls::{Credentials, TlsError};
 pub use token::{JoinToken, TokenError};

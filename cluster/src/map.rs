@@ -331,7 +331,9 @@ impl ClusterMap {
                 let member = self.member(&device.node);
                 if !member.is_some_and(|m| m.devices.iter().any(|own| own.name == device.name)) {
                     let (device, node) = (&device.name, &device.node);
-                    return wrong(format!("the {name} ring names device {device} of {node}, which is not there"));
+                    return wrong(format!(
+                        "the {name} ring names device {device} of {node}, which is not there"
+                    ));
                 }
             }
         }

@@ -125,7 +125,9 @@ impl Membership {
     /// Answers a request.
     pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
         let answer = match (caller, request) {
-            (_, Request::Join(join)) => self.admit(*join).await.map(|welcome| Response::Welcome(Box::new(welcome))),
+            (_, Request::Join(join)) => {
+                self.admit(*join).await.map(|welcome| Response::Welcome(Box::new(welcome)))
+            }
             (Caller::Anonymous, _) => Err(Refusal::Anonymous),
             (Caller::Member(name), request) => self.answer(name, request).await,
         };
@@ -337,7 +339,9 @@ impl Membership {
         }
         while let Some(called) = calls.join_next().await {
             match called {
-                Ok(Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. }))) => return Err(refusal),
+                Ok(Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. }))) => {
+                    return Err(refusal);
+                }
                 Ok(Err(refusal)) => tracing::warn!(%refusal, "a member refuses this one"),
                 Ok(Ok(_)) | Err(_) => {}
             }
@@ -397,7 +401,9 @@ fn denial(denied: Denied) -> Result<Response, Refusal> {
         Denied::Decided(map) => MapBytes::of(&map).map(|map| Response::Map(Some(map))).map_err(map_failed),
         Denied::Behind(epoch) => Ok(Response::Behind(epoch)),
         Denied::Outbid(ballot) => Ok(Response::Outbid(ballot)),
-        Denied::Differs => Err(Refusal::Map("there are two maps of one epoch: compare `kodiak cluster status`".into())),
+        Denied::Differs => {
+            Err(Refusal::Map("there are two maps of one epoch: compare `kodiak cluster status`".into()))
+        }
     }
 }
 

@@ -188,7 +188,9 @@ pub enum Refusal {
         node: String,
     },
     /// It was removed.
-    #[error("{node} was removed from the cluster with map {epoch}: join again with a new token and an empty folder")]
+    #[error(
+        "{node} was removed from the cluster with map {epoch}: join again with a new token and an empty folder"
+    )]
     WasRemoved {
         /// Whom the certificate names.
         node: String,

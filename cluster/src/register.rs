@@ -59,7 +59,9 @@ pub enum LearnError {
         theirs: crate::ClusterId,
     },
     /// An older one.
-    #[error("the map has epoch {offered}, which is older than {own} here: its sender has to fetch the newer one")]
+    #[error(
+        "the map has epoch {offered}, which is older than {own} here: its sender has to fetch the newer one"
+    )]
     Older {
         /// The newest one here.
         own: Epoch,

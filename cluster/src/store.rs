@@ -135,9 +135,9 @@ impl Stored {
 
     fn save(&self, register: &Register) -> Result<(), StoreError> {
         let failed = |error| StoreError::Map { path: self.path.clone(), error };
-        let accepted = register.accepted().map(|accepted| {
-            Ok::<_, MapError>((accepted.ballot, Whole(accepted.map.encode()?)))
-        });
+        let accepted = register
+            .accepted()
+            .map(|accepted| Ok::<_, MapError>((accepted.ballot, Whole(accepted.map.encode()?))));
         let form = Form {
             map: register.map().encode().map_err(failed)?,
             promised: register.promised(),

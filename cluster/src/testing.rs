@@ -7,8 +7,8 @@ use kodiak_storage_api::Protection;
 
 use crate::change::apply;
 use crate::{
-    Change, ClusterId, ClusterMap, Digest, DiskId, Epoch, KeyDigest, Member, MemberDevice, MemberState, Mode, Policy,
-    RingFile,
+    Change, ClusterId, ClusterMap, Digest, DiskId, Epoch, KeyDigest, Member, MemberDevice, MemberState, Mode,
+    Policy, RingFile,
 };
 
 /// When the tests happen.
@@ -16,7 +16,11 @@ pub const NOW: u64 = 1_800_000_000;
 
 /// Devices `d1`, `d2`… of a member.
 pub fn devices(count: usize) -> Vec<MemberDevice> {
-    let device = |number| MemberDevice { name: format!("d{number}"), disk: DiskId([number as u8; 16]), weight: 100_000 };
+    let device = |number| MemberDevice {
+        name: format!("d{number}"),
+        disk: DiskId([number as u8; 16]),
+        weight: 100_000,
+    };
     (1..=count).map(device).collect()
 }
 

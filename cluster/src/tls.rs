@@ -12,8 +12,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError as TlsCertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError as TlsCertificateError, ClientConfig, DigitallySignedStruct, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -82,9 +82,10 @@ impl Credentials {
     /// # Errors
     /// When the authority cannot be used.
     pub fn server(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.authority)?), provider())
-            .allow_unauthenticated()
-            .build()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&self.authority)?), provider())
+                .allow_unauthenticated()
+                .build()?;
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -159,7 +160,8 @@ impl ServerCertVerifier for Pinned {
         let pinned = intermediates.iter().find(|sent| certificates::fingerprint(sent) == self.authority);
         let unknown = rustls::Error::InvalidCertificate(TlsCertificateError::UnknownIssuer);
         let authority = pinned.ok_or(unknown)?.clone().into_owned();
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(&authority)?), provider()).build();
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots(&authority)?), provider()).build();
         let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
         verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
     }

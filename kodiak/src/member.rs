@@ -11,7 +11,8 @@ use kodiak_cluster::home::Opened;
 use kodiak_cluster::membership::Parts;
 use kodiak_cluster::message::DeviceRoom;
 use kodiak_cluster::{
-    Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal, TlsPeers,
+    Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal,
+    TlsPeers,
 };
 use kodiak_proxy::store::{Placement, Store};
 use kodiak_ring::PlacementKey;
@@ -60,7 +61,9 @@ impl Machine {
     pub fn clock(&self) -> Result<u32> {
         let map = self.opened.stored.register().map();
         let member = map.member(&self.cluster.node);
-        let gone = || format!("{} is no member of the cluster any more: see `kodiak cluster status`", self.cluster.node);
+        let gone = || {
+            format!("{} is no member of the cluster any more: see `kodiak cluster status`", self.cluster.node)
+        };
         Ok(member.with_context(gone)?.clock)
     }
 
@@ -118,7 +121,8 @@ pub fn weights(slots: &[Slot]) -> Result<Vec<u64>> {
 
 /// Port 0 means a free one the first time, and the same one later: the others know it.
 async fn bind(listen: SocketAddr, known: Option<SocketAddr>) -> Result<TcpListener> {
-    if let Some(known) = known.filter(|known| listen.port() == 0 && known.port() != 0 && known.ip() == listen.ip())
+    if let Some(known) =
+        known.filter(|known| listen.port() == 0 && known.port() != 0 && known.ip() == listen.ip())
         && let Ok(listener) = TcpListener::bind(known).await
     {
         return Ok(listener);
@@ -182,7 +186,8 @@ async fn follow(membership: Arc<Membership>, store: Arc<Store>, remotes: Remotes
     while maps.changed().await.is_ok() {
         let map = maps.borrow_and_update().clone();
         let placed = placement(&map, remotes.key()).map_err(anyhow::Error::from);
-        let placed = placed.and_then(|placement| Ok(store.set_placement(placement, &remotes.nodes(&map.members))?));
+        let placed =
+            placed.and_then(|placement| Ok(store.set_placement(placement, &remotes.nodes(&map.members))?));
         match placed {
             Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the new map are used"),
             Err(error) => tracing::error!(epoch = map.epoch.0, %error, "the rings of the map cannot be used"),

@@ -44,7 +44,11 @@ impl Operator {
         if let Some(address) = Endpoints::load(folder).filter(Endpoints::alive).and_then(|e| e.cluster) {
             // The map learns of a new address a moment later.
             let own = |member: &&mut kodiak_cluster::Member| member.name == settings.cluster.node;
-            Arc::make_mut(&mut map).members.iter_mut().filter(own).for_each(|member| member.address = address);
+            Arc::make_mut(&mut map)
+                .members
+                .iter_mut()
+                .filter(own)
+                .for_each(|member| member.address = address);
         }
         Ok(Operator {
             runtime: runtime()?,
@@ -68,7 +72,8 @@ impl Operator {
     /// All members that have been up, this machine's first.
     fn members(&self) -> Vec<Peer> {
         let up = self.map.members.iter().filter(|member| member.address.port() != 0);
-        let peer = |m: &kodiak_cluster::Member| Peer { name: m.name.clone(), address: m.address, key: Some(m.key) };
+        let peer =
+            |m: &kodiak_cluster::Member| Peer { name: m.name.clone(), address: m.address, key: Some(m.key) };
         let mut members: Vec<Peer> = up.map(peer).collect();
         members.sort_by_key(|peer| peer.name != self.node);
         members
@@ -89,10 +94,14 @@ impl Operator {
 
     /// Changes the map.
     pub fn change(&mut self, change: Change) -> Result<()> {
-        let Response::Done(epoch) = self.ask(&Request::Change(change))? else { bail!("the member gives no sense") };
+        let Response::Done(epoch) = self.ask(&Request::Change(change))? else {
+            bail!("the member gives no sense")
+        };
         self.refresh()?;
         if self.map.epoch < epoch {
-            bail!("the change is made (map {epoch}), but no member shows it: look with `kodiak cluster status`");
+            bail!(
+                "the change is made (map {epoch}), but no member shows it: look with `kodiak cluster status`"
+            );
         }
         Ok(())
     }

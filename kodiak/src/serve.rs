@@ -45,9 +45,12 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         .context("cannot start threads")?;
     let opened = node.clone();
     let served = runtime.block_on(async move {
-        let remotes = Remotes::new(&settings.cluster.node, opened.clone() as Arc<dyn StorageNode>, key(&settings)?);
+        let remotes =
+            Remotes::new(&settings.cluster.node, opened.clone() as Arc<dyn StorageNode>, key(&settings)?);
         let (placement, nodes) = match &machine {
-            Some(machine) => (member::placement(machine.map(), remotes.key())?, remotes.nodes(&machine.map().members)),
+            Some(machine) => {
+                (member::placement(machine.map(), remotes.key())?, remotes.nodes(&machine.map().members))
+            }
             None => (placement(&settings)?, remotes.nodes(&[])),
         };
         let store = Store::new(placement, &nodes, clock)?;

@@ -115,7 +115,9 @@ impl Settings {
         ensure!(!self.storage.devices.is_empty(), "storage.devices is empty");
         let (rings, policies) = (self.cluster.object_rings.len(), self.proxy.swift.policies.len());
         match (&self.cluster.folder, self.cluster.listen) {
-            (Some(_), Some(_)) => ensure!(rings == 0, "cluster.folder has the rings: take cluster.object_rings out"),
+            (Some(_), Some(_)) => {
+                ensure!(rings == 0, "cluster.folder has the rings: take cluster.object_rings out")
+            }
             (None, None) => ensure!(
                 rings == policies,
                 "there are {rings} object rings, but {policies} names in proxy.swift.policies"

@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, HeaderValue, NodeError, Row,
-    Stats, Timestamp,
+    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, Row, Stats, Timestamp,
 };
 use parking_lot::{Mutex, MutexGuard};
 use rocksdb::WriteBatch;
@@ -346,61 +345,14 @@ impl RowChange<'_> {
     }
 }
 
-/// The state after a change: a plain function of the state before.
+/// The state after a change.
 fn change(old: Option<Directory>, write: &DirectoryWrite) -> Result<Checked, NodeError> {
-    let existed = old.as_ref().is_some_and(Directory::exists);
-    let at = write.timestamp;
-    let mut directory = old.unwrap_or_else(|| Directory {
-        name: write.name.clone(),
-        created: Timestamp::ZERO,
-        deleted: Timestamp::ZERO,
-        policy: Default::default(),
-        headers: Default::default(),
-    });
-    match &write.change {
-        DirectoryChange::Create { policy, headers } => {
-            if !existed && at > directory.deleted {
-                directory.created = at;
-                directory.policy = *policy;
-            }
-            set_headers(&mut directory, headers, at);
-        }
-        DirectoryChange::Update { .. } if !existed => return Err(NodeError::NoDirectory),
-        DirectoryChange::Update { headers } => set_headers(&mut directory, headers, at),
-        DirectoryChange::Delete if !existed => return Err(NodeError::NoDirectory),
-        DirectoryChange::Delete => directory.deleted = directory.deleted.max(at),
-    }
-    drop_old_headers(&mut directory);
-    Ok(Checked { created: !existed && directory.exists(), directory })
-}
-
-/// Headers keep their removals (empty values) while the directory lives, for merging replicas.
-fn set_headers(directory: &mut Directory, headers: &[(String, String)], at: Timestamp) {
-    for (name, value) in headers {
-        let newer = directory.headers.get(name).is_none_or(|old| old.timestamp < at);
-        if newer {
-            directory.headers.insert(name.clone(), HeaderValue { value: value.clone(), timestamp: at });
-        }
-    }
-}
-
-fn drop_old_headers(directory: &mut Directory) {
-    let deleted = directory.deleted;
-    directory.headers.retain(|_, header| header.timestamp > deleted);
+    write.apply(old).map(|(directory, created)| Checked { directory, created })
 }
 
 /// The union of two states of one directory, whatever their order.
 pub fn merge(a: Directory, b: Directory) -> Directory {
-    let (mut newer, older) = if a.created >= b.created { (a, b) } else { (b, a) };
-    newer.deleted = newer.deleted.max(older.deleted);
-    for (name, header) in older.headers {
-        let keep = newer.headers.get(&name).is_some_and(|mine| mine.timestamp >= header.timestamp);
-        if !keep {
-            newer.headers.insert(name, header);
-        }
-    }
-    drop_old_headers(&mut newer);
-    newer
+    a.merged(b)
 }
 
 #[cfg(test)]

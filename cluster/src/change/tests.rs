@@ -17,7 +17,9 @@ fn shares(map: &ClusterMap) -> Vec<u64> {
 fn replicas_grow_with_the_devices_up_to_what_was_wanted() {
     let mut map = testing::map(1, 3, 1, 6);
     assert_eq!(shares(&map), [64, 0, 0, 0]);
-    for (number, shares_then) in [(2, vec![64, 64, 0, 0]), (3, vec![64, 64, 64, 0]), (4, vec![48, 48, 48, 48])] {
+    for (number, shares_then) in
+        [(2, vec![64, 64, 0, 0]), (3, vec![64, 64, 64, 0]), (4, vec![48, 48, 48, 48])]
+    {
         map = make(&map, &testing::present(number, 1));
         assert_eq!(shares(&map), shares_then);
     }
@@ -72,7 +74,8 @@ fn a_replacement_takes_the_share_of_the_one_that_goes_when_it_is_up() {
     let (old, new) = (before.ring().unwrap(), map.policies[0].ring.ring().unwrap());
     for partition in (0..old.partitions()).map(kodiak_ring::Partition) {
         let nodes = |ring: &kodiak_ring::Ring| {
-            let mut nodes: Vec<String> = ring.primaries(partition).map(|device| device.node.clone()).collect();
+            let mut nodes: Vec<String> =
+                ring.primaries(partition).map(|device| device.node.clone()).collect();
             nodes.sort();
             nodes
         };

@@ -9,7 +9,9 @@ use tokio::task::JoinSet;
 use super::{Membership, map_failed, others, peer};
 use crate::change::apply;
 use crate::message::{CallError, MapBytes};
-use crate::{Accepted, Ballot, Change, ClusterMap, Denied, Member, Peer, Proposal, Refusal, Request, Response};
+use crate::{
+    Accepted, Ballot, Change, ClusterMap, Denied, Member, Peer, Proposal, Refusal, Request, Response,
+};
 
 /// Attempts before other proposers are left to their quarrel.
 const ATTEMPTS: u32 = 20;
@@ -68,7 +70,12 @@ impl Membership {
                 }
                 Attempt::NoMajority(reached, missing) => {
                     let (voters, majority) = (base.voters().count(), base.majority());
-                    return Err(Refusal::NoMajority { reached, voters, majority, missing: missing.join("; ") });
+                    return Err(Refusal::NoMajority {
+                        reached,
+                        voters,
+                        majority,
+                        missing: missing.join("; "),
+                    });
                 }
             }
         }
@@ -76,7 +83,11 @@ impl Membership {
     }
 
     /// Lets a member with a vote do it.
-    async fn delegate(self: &Arc<Self>, map: &ClusterMap, change: &Change) -> Result<Arc<ClusterMap>, Refusal> {
+    async fn delegate(
+        self: &Arc<Self>,
+        map: &ClusterMap,
+        change: &Change,
+    ) -> Result<Arc<ClusterMap>, Refusal> {
         let mut missing = Vec::new();
         for voter in map.voters().map(peer).filter(|voter| voter.address.port() != 0) {
             match self.peers.call(&voter, Request::Change(change.clone())).await {

@@ -167,7 +167,10 @@ async fn a_token_admits_one_machine_even_if_its_answer_was_lost() {
     let Response::Welcome(welcome) = ask(join(&good, &key, "n4")).await else { panic!("no welcome") };
     let certificate = NodeCertificate::read_pem(&welcome.certificate).unwrap();
     assert_eq!((certificate.node.as_str(), certificate.key), ("n4", key.digest()));
-    assert!(matches!(ask(join(&good, &key, "n4")).await, Response::Welcome(_)), "the same machine asks again");
+    assert!(
+        matches!(ask(join(&good, &key, "n4")).await, Response::Welcome(_)),
+        "the same machine asks again"
+    );
     // Another member has heard of it too.
     let other = cluster.member("n3").handle(Caller::Anonymous, join(&good, &thief, "n5")).await;
     assert_eq!(refused(other), ChangeError::TokenUsed);

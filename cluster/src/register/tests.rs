@@ -72,7 +72,11 @@ impl World {
         let change = match choice % 4 {
             0 => Change::Remove { name: target, force: true },
             1 => testing::present(clock as u8, 1),
-            _ => Change::SetWeight { node: target, device: "d1".into(), weight: u64::from(choice) * 1000 + 1000 },
+            _ => Change::SetWeight {
+                node: target,
+                device: "d1".into(),
+                weight: u64::from(choice) * 1000 + 1000,
+            },
         };
         let Ok(Some(wanted)) = apply(&base, &change, NOW) else { return };
         let ballot = Ballot { round: register.promised().round + 1, node: node as u32 + 1 };

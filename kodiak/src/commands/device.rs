@@ -124,7 +124,10 @@ fn remove(arguments: Named) -> Result<()> {
     edit(&folder, |devices| {
         devices.retain(|table| table.get("name").and_then(toml_edit::Item::as_str) != Some(&device));
     })?;
-    println!("Map {}: {device} leaves. Restart this machine's store once its data have been copied.", operator.map().epoch);
+    println!(
+        "Map {}: {device} leaves. Restart this machine's store once its data have been copied.",
+        operator.map().epoch
+    );
     Ok(())
 }
 
@@ -134,7 +137,11 @@ fn set_weight(arguments: SetWeight) -> Result<()> {
     let mut operator = Operator::open(&folder(arguments.data))?;
     let node = arguments.node.unwrap_or_else(|| operator.node.clone());
     let device = arguments.name;
-    operator.change(Change::SetWeight { node, device: device.clone(), weight: (weight * 1000.0).round() as u64 })?;
+    operator.change(Change::SetWeight {
+        node,
+        device: device.clone(),
+        weight: (weight * 1000.0).round() as u64,
+    })?;
     println!("Map {}: {device} weighs {weight}.", operator.map().epoch);
     Ok(())
 }

@@ -71,7 +71,9 @@ pub fn run(command: NodeCommand) -> Result<()> {
         NodeCommand::Remove(Remove { node: Named { name, data }, force }) => {
             (Change::Remove { name: name.clone(), force }, name, data)
         }
-        NodeCommand::Replace(Replace { old, new, data }) => (Change::Replace { old, new: new.clone() }, new, data),
+        NodeCommand::Replace(Replace { old, new, data }) => {
+            (Change::Replace { old, new: new.clone() }, new, data)
+        }
     };
     let mut operator = Operator::open(&data.unwrap_or_else(data::default_folder))?;
     operator.change(change)?;

@@ -37,7 +37,11 @@ pub fn run(arguments: Status) -> Result<()> {
         Some(_) => cluster(&folder)?,
         None => machine(&folder, &settings)?,
     };
-    if arguments.json { println!("{status:#}") } else { println!("{text}") }
+    if arguments.json {
+        println!("{status:#}")
+    } else {
+        println!("{text}")
+    }
     Ok(())
 }
 
@@ -141,7 +145,8 @@ fn describe(member: &Member, status: &Result<NodeStatus, String>, partitions: u6
     );
     for room in &status.devices {
         let own = member.devices.iter().find(|device| device.name == room.name);
-        let weight = own.map_or_else(|| "not in the rings".to_owned(), |own| format!("weight {}", own.ring_weight()));
+        let weight =
+            own.map_or_else(|| "not in the rings".to_owned(), |own| format!("weight {}", own.ring_weight()));
         let failed = if room.failed { ", FAILED: takes no writes" } else { "" };
         text += &format!(
             "\n    {:8} {:8.1} GiB free of {:.1}, {weight}{failed}",
