@@ -3,6 +3,8 @@
 //!
 //! `SIM_SEEDS=a..b` runs other seeds than those that CI does.
 
+#![expect(clippy::expect_used, reason = "what a test cannot go on without")]
+
 mod history;
 mod link;
 mod world;
