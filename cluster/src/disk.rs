@@ -334,7 +334,9 @@ mod tests {
         let (slots, notes) = (vec![slot("d1"), slot("d2")], folder.path().join("devices.json"));
         let cluster = ClusterId::random();
         let mut disks = Disks::load(&notes, cluster, "n1").unwrap();
-        slots.iter().for_each(|slot| drop(disks.set_up(slot).unwrap()));
+        for slot in &slots {
+            disks.set_up(slot).unwrap();
+        }
         Machine { _folder: folder, notes, cluster, slots }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub struct Membership {
     presences: Mutex<HashMap<String, Presence>>,
     /// Where this process serves the cluster, once it does.
     address: OnceLock<SocketAddr>,
+    /// Whether a task fetches a newer map.
+    fetching: AtomicBool,
     /// One proposal at a time, so that this machine does not outbid itself.
     proposing: tokio::sync::Mutex<()>,
 }
@@ -82,6 +85,7 @@ impl Membership {
             report,
             presences: Mutex::default(),
             address: OnceLock::new(),
+            fetching: AtomicBool::new(false),
             proposing: tokio::sync::Mutex::default(),
         })
     }
@@ -318,6 +322,18 @@ impl Membership {
                 Ok(map) => drop(self.learn(Arc::new(map)).await),
                 Err(error) => tracing::warn!(peer = peer.name, %error, "a cluster map is refused"),
             }
+        }
+    }
+
+    /// A call has shown that a member has a newer map. Returns at once; the map is fetched beside, by one task.
+    pub fn hear_of_newer(self: &Arc<Self>, member: &str) {
+        let Some(peer) = self.others().into_iter().find(|peer| peer.name == member) else { return };
+        if !self.fetching.swap(true, Ordering::AcqRel) {
+            let this = self.clone();
+            tokio::spawn(async move {
+                this.fetch(&peer).await;
+                this.fetching.store(false, Ordering::Release);
+            });
         }
     }
 

@@ -39,6 +39,27 @@ impl Directory {
         self.created > self.deleted
     }
 
+    /// The union of two states of one directory, whatever their order.
+    #[must_use]
+    pub fn merge(self, other: Directory) -> Directory {
+        let (mut newer, older) = if self.created >= other.created { (self, other) } else { (other, self) };
+        newer.deleted = newer.deleted.max(older.deleted);
+        for (name, header) in older.headers {
+            let keep = newer.headers.get(&name).is_some_and(|mine| mine.timestamp >= header.timestamp);
+            if !keep {
+                newer.headers.insert(name, header);
+            }
+        }
+        newer.drop_old_headers();
+        newer
+    }
+
+    /// Forgets the headers of what was deleted.
+    pub fn drop_old_headers(&mut self) {
+        let deleted = self.deleted;
+        self.headers.retain(|_, header| header.timestamp > deleted);
+    }
+
     /// A header's value, if set.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|h| h.value.as_str()).filter(|v| !v.is_empty())
@@ -95,6 +116,9 @@ pub enum DirectoryChange {
     },
     /// Deletes it; [`crate::NodeError::NotEmpty`] while it has rows. Its headers go with it.
     Delete,
+    /// Takes over what another replica knows, field by field the newer; [`crate::NodeError::NotEmpty`]
+    /// if that would delete it while it has rows.
+    Merge(Box<Directory>),
 }
 
 impl DirectoryWrite {
@@ -122,6 +146,7 @@ impl DirectoryWrite {
             DirectoryChange::Update { headers } => directory.set_headers(headers, at),
             DirectoryChange::Delete if !existed => return Err(NodeError::NoDirectory),
             DirectoryChange::Delete => directory.deleted = directory.deleted.max(at),
+            DirectoryChange::Merge(other) => directory = directory.merge((**other).clone()),
         }
         directory.drop_old_headers();
         let created = !existed && directory.exists();
@@ -138,25 +163,6 @@ impl Directory {
                 self.headers.insert(name.clone(), HeaderValue { value: value.clone(), timestamp: at });
             }
         }
-    }
-
-    fn drop_old_headers(&mut self) {
-        let deleted = self.deleted;
-        self.headers.retain(|_, header| header.timestamp > deleted);
-    }
-
-    /// The union of two states of one directory, whatever their order.
-    pub fn merged(self, other: Directory) -> Directory {
-        let (mut newer, older) = if self.created >= other.created { (self, other) } else { (other, self) };
-        newer.deleted = newer.deleted.max(older.deleted);
-        for (name, header) in older.headers {
-            let keep = newer.headers.get(&name).is_some_and(|mine| mine.timestamp >= header.timestamp);
-            if !keep {
-                newer.headers.insert(name, header);
-            }
-        }
-        newer.drop_old_headers();
-        newer
     }
 }
 

@@ -14,6 +14,9 @@ pub mod memory;
 mod node;
 mod placement;
 mod record;
+#[cfg(feature = "remote")]
+pub mod remote;
+mod repair;
 mod time;
 mod version;
 mod votes;
@@ -26,11 +29,15 @@ pub use erasure::{Codec, ErasureCode, ErasureCodeError, MAX_FRAGMENTS};
 pub use error::NodeError;
 pub use key::{BlockKey, DataId, DirectoryKey, ObjectKey, ObjectPath, PathError};
 pub use node::{
-    BlockWrite, DeviceIndex, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work, WorkId,
-    WorkItem, WorkKind,
+    BlockWrite, DeviceIndex, Health, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work,
+    WorkId, WorkItem, WorkKind,
 };
 pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};
+pub use repair::{
+    BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,
+    ScanQuery, Tree, row_bucket,
+};
 pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
 pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};

@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    BlockKey, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Stamp, Timestamp, Version,
+    BlockKey, Digest, Extent, Layout, NodeError, ObjectKey, ObjectPath, PolicyIndex, Stamp, Timestamp,
+    Version,
 };
 use parking_lot::Mutex;
-use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
+use crate::digests::{block_place, object_place};
 use crate::index::{
-    Family, Index, ObjectEntry, block_key, decode, encode, location_bytes, object_key, parse_location,
+    BlockEntry, Family, Index, ObjectEntry, WriteBatch, block_key, decode, encode, location_bytes, object_key,
 };
 use crate::needle::{self, Kind, Location, ObjectMeta};
 use crate::volume::VolumeSet;
@@ -85,9 +86,9 @@ impl Applier {
     }
 
     /// Where the index has a block.
-    pub fn block(&self, key: &BlockKey) -> Result<Option<Location>, NodeError> {
+    pub fn block(&self, key: &BlockKey) -> Result<Option<BlockEntry>, NodeError> {
         let value = self.index.get(Family::Blocks, &block_key(key))?;
-        value.map(|bytes| parse_location(&bytes)).transpose()
+        value.map(|bytes| BlockEntry::from_bytes(&bytes)).transpose()
     }
 
     /// Makes a version the newest; queues what it leaves behind.
@@ -108,12 +109,49 @@ impl Applier {
             deleted: live.is_none(),
             extents: live.is_some_and(|record| matches!(record.layout, Layout::Extents(_))),
             expires: live.is_some_and(|record| record.expires_at.is_some()),
+            quarantined: false,
         };
+        if let Some(old) = new.old {
+            self.uncount_object(batch, new.key, &old);
+        }
+        batch.sums.add(object_place(new.key), Digest::of_object(&new.key.hash, entry.stamp.ballot));
         if let Some(at) = live.and_then(|record| record.expires_at) {
             let value = encode(&(new.path, new.version.timestamp()));
             batch.put_cf(self.index.family(Family::Expiring), expiring_key(at, &key), value);
         }
         batch.put_cf(self.index.family(Family::Objects), key, entry.to_bytes());
+        Ok(())
+    }
+
+    /// Takes an entry that is to be replaced or removed out of the digests and the quarantine.
+    fn uncount_object(&self, batch: &mut WriteBatch, key: &ObjectKey, old: &ObjectEntry) {
+        if old.quarantined {
+            let quarantine = self.index.family(Family::Quarantine);
+            batch.delete_cf(quarantine, crate::quarantine::object(key));
+        } else {
+            batch.sums.remove(object_place(key), Digest::of_object(&key.hash, old.stamp.ballot));
+        }
+    }
+
+    /// Forgets a version: no tombstone stays, and its extents are not queued.
+    pub fn forget_object(
+        &self,
+        batch: &mut WriteBatch,
+        key: &ObjectKey,
+        ballot: Timestamp,
+    ) -> Result<(), NodeError> {
+        // A replay may find an older one: the needle of what was forgotten is damaged.
+        let Some(old) = self.object(key)?.filter(|old| old.stamp.ballot <= ballot) else { return Ok(()) };
+        if old.expires
+            && let Ok(ObjectMeta { version: Version::Live(record), .. }) =
+                self.read_meta(Kind::Object, &old.location)
+            && let Some(at) = record.expires_at
+        {
+            batch.delete_cf(self.index.family(Family::Expiring), expiring_key(at, &object_key(key)));
+        }
+        self.uncount_object(batch, key, &old);
+        batch.delete_cf(self.index.family(Family::Objects), object_key(key));
+        self.kill(batch, &old.location, 0);
         Ok(())
     }
 
@@ -158,10 +196,16 @@ impl Applier {
         batch: &mut WriteBatch,
         key: &BlockKey,
         location: Location,
-        old: Option<Location>,
+        old: Option<BlockEntry>,
     ) {
-        if let Some(old) = old.filter(|old| *old != location) {
-            self.kill(batch, &old, 0);
+        if let Some(old) = old.filter(|old| old.location != location) {
+            self.kill(batch, &old.location, 0);
+        }
+        if old.is_some_and(|old| old.quarantined) {
+            batch.delete_cf(self.index.family(Family::Quarantine), crate::quarantine::block(key));
+        }
+        if old.is_none_or(|old| old.quarantined) {
+            batch.sums.add(block_place(key), Digest::of_block(key));
         }
         batch.put_cf(self.index.family(Family::Blocks), block_key(key), location_bytes(&location));
     }
@@ -169,10 +213,15 @@ impl Applier {
     /// Forgets blocks and gives back their room.
     pub fn delete_blocks(&self, batch: &mut WriteBatch, keys: &[BlockKey]) -> Result<(), NodeError> {
         for key in keys {
-            let Some(location) = self.block(key)? else { continue };
+            let Some(old) = self.block(key)? else { continue };
+            if old.quarantined {
+                batch.delete_cf(self.index.family(Family::Quarantine), crate::quarantine::block(key));
+            } else {
+                batch.sums.remove(block_place(key), Digest::of_block(key));
+            }
             batch.delete_cf(self.index.family(Family::Blocks), block_key(key));
-            let punched = self.punch(&location);
-            self.kill(batch, &location, punched);
+            let punched = self.punch(&old.location);
+            self.kill(batch, &old.location, punched);
         }
         Ok(())
     }

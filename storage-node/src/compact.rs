@@ -7,15 +7,17 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kodiak_storage_api::NodeError;
-use rocksdb::WriteBatch;
+use kodiak_storage_api::{DirectoryKey, NodeError, Row};
 use tokio::sync::oneshot;
 
 use crate::apply::{NewVersion, damaged};
 use crate::device::Device;
+use crate::digests::row_timestamp;
 use crate::group::{Move, Request};
-use crate::index::{Family, directory_key, encode};
-use crate::needle::{BlockMeta, DirectoryMeta, Header, Kind, Location, ObjectMeta, RowsMeta};
+use crate::index::{Family, WriteBatch, directory_key, encode};
+use crate::needle::{
+    BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Header, Kind, Location, ObjectMeta, RowsMeta,
+};
 use crate::scan;
 use crate::volume::{FIRST_NEEDLE, Volume};
 use crate::writer::Shared;
@@ -35,27 +37,74 @@ pub fn is_live(shared: &Shared, moved: &Move) -> Result<bool, NodeError> {
             let meta: ObjectMeta = meta(moved)?;
             applier.object(&meta.key)?.is_some_and(|entry| entry.location == moved.from)
         }
-        Kind::Block => applier.block(&meta::<BlockMeta>(moved)?.key)? == Some(moved.from),
+        Kind::Block => {
+            applier.block(&meta::<BlockMeta>(moved)?.key)?.is_some_and(|entry| entry.location == moved.from)
+        }
         Kind::Directory => {
             let meta: DirectoryMeta = meta(moved)?;
             shared.directories.stored(&meta.key)?.is_some_and(|stored| stored.location == moved.from)
         }
-        // Needed while an older volume could bring the blocks back in a rebuild of the index.
-        Kind::BlocksDeleted => {
+        // Needed while an older volume could bring the items back in a rebuild of the index.
+        Kind::BlocksDeleted | Kind::Forgotten => {
             applier.volumes.all().first().is_some_and(|first| first.number < moved.from.volume)
         }
         Kind::Rows => rows_are_current(shared, &meta(moved)?)?,
     })
 }
 
+/// Whether a needle is still needed; takes out of one that lists items those that need no mention where
+/// it goes. It comes after what was written since: rows that were replaced or forgotten would come back
+/// in a rebuild of the index, and what has come back after it was deleted would be lost.
+pub fn still_needed(shared: &Shared, moved: &mut Move) -> Result<bool, NodeError> {
+    if !is_live(shared, moved)? {
+        return Ok(false);
+    }
+    let left = match moved.kind {
+        Kind::Rows => {
+            let mut rows: RowsMeta = meta(moved)?;
+            let key = rows.key;
+            retain(&mut rows.rows, |row| is_current(shared, &key, row))?;
+            moved.meta = encode(&rows);
+            rows.rows.len()
+        }
+        Kind::BlocksDeleted => {
+            let mut deleted: BlocksDeleted = meta(moved)?;
+            retain(&mut deleted.keys, |key| Ok(shared.applier.block(key)?.is_none()))?;
+            moved.meta = encode(&deleted);
+            deleted.keys.len()
+        }
+        Kind::Forgotten => {
+            let mut forgotten: Forgotten = meta(moved)?;
+            retain(&mut forgotten.items, |item| Ok(!crate::forget::is_known(shared, &item.key)?))?;
+            moved.meta = encode(&forgotten);
+            forgotten.items.len()
+        }
+        Kind::Object | Kind::Block | Kind::Directory => 1,
+    };
+    Ok(left > 0)
+}
+
+fn retain<T>(list: &mut Vec<T>, keep: impl Fn(&T) -> Result<bool, NodeError>) -> Result<(), NodeError> {
+    let mut failure = None;
+    list.retain(|item| {
+        keep(item).unwrap_or_else(|error| {
+            failure = Some(error);
+            false
+        })
+    });
+    failure.map_or(Ok(()), Err)
+}
+
+fn is_current(shared: &Shared, key: &DirectoryKey, row: &Row) -> Result<bool, NodeError> {
+    let key = crate::directories::row_key(&directory_key(key), &row.name);
+    let family = if row.deleted { Family::Tombstones } else { Family::Rows };
+    let Some(value) = shared.applier.index.get(family, &key)? else { return Ok(false) };
+    Ok(row_timestamp(&value).is_ok_and(|at| at == row.timestamp))
+}
+
 fn rows_are_current(shared: &Shared, meta: &RowsMeta) -> Result<bool, NodeError> {
-    let directory = directory_key(&meta.key);
     for row in &meta.rows {
-        let key = crate::directories::row_key(&directory, &row.name);
-        let family = if row.deleted { Family::Tombstones } else { Family::Rows };
-        let Some(value) = shared.applier.index.get(family, &key)? else { continue };
-        let timestamp = postcard::take_from_bytes::<kodiak_storage_api::Timestamp>(&value).map(|(at, _)| at);
-        if timestamp.is_ok_and(|at| at == row.timestamp) {
+        if is_current(shared, &meta.key, row)? {
             return Ok(true);
         }
     }
@@ -91,7 +140,8 @@ pub fn apply_move(
         }
         Kind::Block => {
             let meta: BlockMeta = meta(moved)?;
-            applier.put_block(batch, &meta.key, to, Some(moved.from));
+            let old = applier.block(&meta.key)?;
+            applier.put_block(batch, &meta.key, to, old);
         }
         Kind::Directory => {
             let meta: DirectoryMeta = meta(moved)?;
@@ -104,7 +154,7 @@ pub fn apply_move(
                 );
             }
         }
-        Kind::BlocksDeleted | Kind::Rows => {}
+        Kind::BlocksDeleted | Kind::Rows | Kind::Forgotten => {}
     }
     Ok(())
 }

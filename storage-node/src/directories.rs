@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, Row, Stats, Timestamp,
+    Digest, Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemKey,
+    NodeError, Row, Stats, Timestamp,
 };
 use parking_lot::{Mutex, MutexGuard};
-use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
-use crate::index::{Family, Index, directory_key, encode};
+use crate::digests::{directory_place, row_place, row_timestamp};
+use crate::index::{Family, Index, WriteBatch, directory_key, encode};
 use crate::needle::Location;
 
 /// What row changes need to know of a directory, kept in memory.
@@ -188,12 +189,12 @@ impl Directories {
     /// Checks a change against the current state; the caller holds the shard until it has applied it.
     pub fn check(&self, shard: &mut Shard, write: &DirectoryWrite) -> Result<Checked, NodeError> {
         let old = self.stored(&write.key)?.map(|s| s.directory);
-        if matches!(write.change, DirectoryChange::Delete)
-            && self.head(shard, &write.key)?.is_some_and(|h| h.exists() && h.totals.rows > 0)
-        {
+        let checked = change(old, write)?;
+        let deletes = matches!(write.change, DirectoryChange::Delete) || !checked.directory.exists();
+        if deletes && self.head(shard, &write.key)?.is_some_and(|h| h.exists() && h.totals.rows > 0) {
             return Err(NodeError::NotEmpty);
         }
-        change(old, write)
+        Ok(checked)
     }
 
     /// Stores a directory's new state. `replayed` states merge with what is there.
@@ -206,6 +207,11 @@ impl Directories {
     ) -> Result<DirectoryInfo, NodeError> {
         let bytes = directory_key(key);
         let mut batch = WriteBatch::default();
+        let place = directory_place(directory.name.contains('/'), key);
+        if let Some(old) = self.stored(key)? {
+            batch.sums.remove(place, Digest::of_directory(&key.hash, &old.directory));
+        }
+        batch.sums.add(place, Digest::of_directory(&key.hash, &directory));
         let stored = StoredDirectory { directory, location };
         batch.put_cf(self.index.family(Family::Directories), bytes, encode(&stored));
         self.index.write(batch)?;
@@ -225,6 +231,8 @@ impl Directories {
         let Some(head) = self.head(&mut shard, key)? else { return Err(NodeError::NoDirectory) };
         let mut change = RowChange {
             index: &self.index,
+            directory: *key,
+            container: head.container,
             key: directory_key(key),
             batch: WriteBatch::default(),
             pending: HashMap::new(),
@@ -248,6 +256,83 @@ impl Directories {
         }
         head.totals = totals;
         if refused { Err(NodeError::NoDirectory) } else { Ok(()) }
+    }
+
+    /// Drops rows that are still these, or older ones in a `replay`: the needle of what was forgotten may
+    /// be damaged. Without its directory there are none.
+    pub fn forget_rows(&self, key: &DirectoryKey, items: &[&Item], replay: bool) -> Result<(), NodeError> {
+        let mut shard = self.lock(self.shard_of(key));
+        let Some(head) = self.head(&mut shard, key)? else { return Ok(()) };
+        let (mut batch, mut totals) = (WriteBatch::default(), head.totals);
+        for item in items {
+            let ItemKey::Row(_, name) = &item.key else { continue };
+            let bytes = row_key(&directory_key(key), name);
+            let Some(held) = stored_row(&self.index, &bytes)? else { continue };
+            let deleted = held.live.is_none();
+            let same = (held.timestamp, deleted) == (item.timestamp, item.deleted);
+            if !same && !(replay && held.timestamp < item.timestamp) {
+                continue;
+            }
+            let family = if held.live.is_some() { Family::Rows } else { Family::Tombstones };
+            if let Some((objects, size)) = held.live {
+                totals.rows -= 1;
+                totals.objects -= objects;
+                totals.bytes -= size;
+            }
+            batch.delete_cf(self.index.family(family), &bytes);
+            let digest = Digest::of_row(&key.hash, name, held.timestamp, deleted);
+            batch.sums.remove(row_place(head.container, key, name), digest);
+        }
+        if !batch.is_empty() {
+            batch.put_cf(self.index.family(Family::Totals), directory_key(key), encode(&totals));
+            self.index.write(batch)?;
+        }
+        head.totals = totals;
+        Ok(())
+    }
+
+    /// Whether a directory is still the one that is to be forgotten, and has no rows. The caller holds
+    /// its shard until it has forgotten it.
+    pub fn may_be_forgotten(&self, key: &DirectoryKey, item: &Item) -> Result<bool, NodeError> {
+        let Some(stored) = self.stored(key)? else { return Ok(false) };
+        let same = Digest::of_directory(&key.hash, &stored.directory) == item.digest;
+        Ok(same && self.has_no(Family::Rows, key)? && self.has_no(Family::Tombstones, key)?)
+    }
+
+    fn has_no(&self, family: Family, key: &DirectoryKey) -> Result<bool, NodeError> {
+        let prefix = directory_key(key);
+        let mut iterator = self.index.iterate(family, rocksdb::ReadOptions::default());
+        iterator.seek(prefix);
+        let none = iterator.key().is_none_or(|key| !key.starts_with(&prefix));
+        iterator.status().map_err(|error| self.index.failed(error))?;
+        Ok(none)
+    }
+
+    /// Drops a directory's record, and what rows a replay may find with it.
+    pub fn forget(&self, shard: &mut Shard, key: &DirectoryKey) -> Result<(), NodeError> {
+        let Some(stored) = self.stored(key)? else { return Ok(()) };
+        let (bytes, container) = (directory_key(key), stored.directory.name.contains('/'));
+        let mut batch = WriteBatch::default();
+        let digest = Digest::of_directory(&key.hash, &stored.directory);
+        batch.sums.remove(directory_place(container, key), digest);
+        for family in [Family::Rows, Family::Tombstones] {
+            let mut iterator = self.index.iterate(family, rocksdb::ReadOptions::default());
+            iterator.seek(bytes);
+            while let Some((row, value)) = iterator.item().filter(|(row, _)| row.starts_with(&bytes)) {
+                let name = std::str::from_utf8(&row[20..]).map_err(|_| NodeError::Corrupt("row".into()))?;
+                let digest =
+                    Digest::of_row(&key.hash, name, row_timestamp(value)?, family == Family::Tombstones);
+                batch.sums.remove(row_place(container, key, name), digest);
+                batch.delete_cf(self.index.family(family), row);
+                iterator.next();
+            }
+            iterator.status().map_err(|error| self.index.failed(error))?;
+        }
+        for family in [Family::Directories, Family::Totals, Family::Changed] {
+            batch.delete_cf(self.index.family(family), bytes);
+        }
+        shard.remove(key);
+        self.index.write(batch)
     }
 
     /// Takes up to `limit` containers whose totals have changed, those first that were taken before
@@ -285,6 +370,8 @@ impl Directories {
 /// Rows of one directory on their way into a batch.
 struct RowChange<'a> {
     index: &'a Index,
+    directory: DirectoryKey,
+    container: bool,
     key: [u8; 20],
     batch: WriteBatch,
     /// Rows of this batch by name, with what counts in the totals: the index does not show them yet.
@@ -299,19 +386,23 @@ struct Counted {
     live: Option<(u64, u64)>,
 }
 
+fn stored_row(index: &Index, key: &[u8]) -> Result<Option<Counted>, NodeError> {
+    if let Some(value) = index.get(Family::Rows, key)? {
+        let (timestamp, objects, bytes): (Timestamp, u64, u64) = postcard::take_from_bytes(&value)
+            .map(|(counts, _)| counts)
+            .map_err(|error| NodeError::Corrupt(format!("row: {error}")))?;
+        return Ok(Some(Counted { timestamp, live: Some((objects, bytes)) }));
+    }
+    let tombstone = index.get_decoded(Family::Tombstones, key)?;
+    Ok(tombstone.map(|timestamp| Counted { timestamp, live: None }))
+}
+
 impl RowChange<'_> {
     fn current(&self, key: &[u8], name: &str) -> Result<Option<Counted>, NodeError> {
         if let Some(pending) = self.pending.get(name) {
             return Ok(Some(*pending));
         }
-        if let Some(value) = self.index.get(Family::Rows, key)? {
-            let (timestamp, objects, bytes): (Timestamp, u64, u64) = postcard::take_from_bytes(&value)
-                .map(|(counts, _)| counts)
-                .map_err(|error| NodeError::Corrupt(format!("row: {error}")))?;
-            return Ok(Some(Counted { timestamp, live: Some((objects, bytes)) }));
-        }
-        let tombstone = self.index.get_decoded(Family::Tombstones, key)?;
-        Ok(tombstone.map(|timestamp| Counted { timestamp, live: None }))
+        stored_row(self.index, key)
     }
 
     fn put(&mut self, row: &Row) -> Result<(), NodeError> {
@@ -340,6 +431,12 @@ impl RowChange<'_> {
             self.totals.bytes += row.bytes;
             self.batch.put_cf(rows, &key, encode_row(row));
         }
+        let place = row_place(self.container, &self.directory, &row.name);
+        let digest = |at, deleted| Digest::of_row(&self.directory.hash, &row.name, at, deleted);
+        if let Some(old) = old {
+            self.batch.sums.remove(place, digest(old.timestamp, old.live.is_none()));
+        }
+        self.batch.sums.add(place, digest(row.timestamp, row.deleted));
         self.pending.insert(row.name.clone(), Counted { timestamp: row.timestamp, live });
         Ok(())
     }
@@ -348,11 +445,6 @@ impl RowChange<'_> {
 /// The state after a change.
 fn change(old: Option<Directory>, write: &DirectoryWrite) -> Result<Checked, NodeError> {
     write.apply(old).map(|(directory, created)| Checked { directory, created })
-}
-
-/// The union of two states of one directory, whatever their order.
-pub fn merge(a: Directory, b: Directory) -> Directory {
-    a.merged(b)
 }
 
 #[cfg(test)]
@@ -393,7 +485,7 @@ mod tests {
         let a = change(None, &write(1, create(&[("k", "1"), ("l", "1")]))).unwrap().directory;
         let b = change(Some(a.clone()), &write(2, create(&[("k", "2")]))).unwrap().directory;
         let c = change(Some(a.clone()), &write(3, DirectoryChange::Delete)).unwrap().directory;
-        assert_eq!(merge(b.clone(), c.clone()), merge(c.clone(), b.clone()));
-        assert_eq!(merge(a, b.clone()), b);
+        assert_eq!(b.clone().merge(c.clone()), c.clone().merge(b.clone()));
+        assert_eq!(a.merge(b.clone()), b);
     }
 }

@@ -1,13 +1,14 @@
 //! A way into the decoding of needles, for `fuzz/`. Not an interface.
 
 use crate::needle::{
-    self, BlockMeta, BlocksDeleted, DirectoryMeta, Kind, NeedleError, ObjectMeta, RowsMeta, Salt,
+    self, BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Kind, NeedleError, ObjectMeta, RowsMeta, Salt,
 };
 use crate::writer::Raw;
 
 const PLACE: (u32, u64) = (3, 128);
 const SALT: Salt = Salt(7);
-const KINDS: [Kind; 5] = [Kind::Object, Kind::Block, Kind::BlocksDeleted, Kind::Directory, Kind::Rows];
+const KINDS: [Kind; 6] =
+    [Kind::Object, Kind::Block, Kind::BlocksDeleted, Kind::Directory, Kind::Rows, Kind::Forgotten];
 
 /// Decodes bytes as a needle, and as the metadata of a needle whose checksums fit.
 pub fn needle(bytes: &[u8]) {
@@ -31,5 +32,6 @@ fn decode(bytes: &[u8]) -> Result<(), NeedleError> {
         Kind::BlocksDeleted => head.decode::<BlocksDeleted>().map(drop),
         Kind::Directory => head.decode::<DirectoryMeta>().map(drop),
         Kind::Rows => head.decode::<RowsMeta>().map(drop),
+        Kind::Forgotten => head.decode::<Forgotten>().map(drop),
     }
 }

@@ -6,15 +6,16 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey, ObjectWrite,
-    Promise, Row, Timestamp,
+    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, ItemKey, NodeError, ObjectKey,
+    ObjectWrite, Promise, Row, Timestamp,
 };
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::directories::Checked;
-use crate::index::ObjectEntry;
-use crate::needle::{self, Kind, Location};
+use crate::index::{BlockEntry, ObjectEntry};
+use crate::needle::{self, Forgotten, Kind, Location};
+use crate::quarantine::Damage;
 use crate::volume::Tail;
 
 /// The answer to a request goes here.
@@ -24,6 +25,8 @@ pub type Done<T> = oneshot::Sender<Result<T, NodeError>>;
 pub enum Request {
     /// Store a version.
     Object(Box<ObjectWrite>, Done<()>),
+    /// Store a version that has taken effect.
+    Learn(Box<ObjectWrite>, Done<()>),
     /// Promise a ballot of an object, and say what is known of a write's origin.
     Prepare(ObjectKey, (Timestamp, Timestamp), Done<Promise>),
     /// Store a block.
@@ -36,6 +39,10 @@ pub enum Request {
     Rows(DirectoryKey, Vec<Row>, Done<()>),
     /// Copy a live needle out of a volume that is to go.
     Move(Box<Move>, Done<()>),
+    /// Drop items that are still these; answers how many.
+    Forget(Forgotten, Done<usize>),
+    /// Answer a damaged item no more.
+    Quarantine(Box<Damage>, Done<()>),
 }
 
 /// A live needle of a volume that is being compacted.
@@ -55,7 +62,7 @@ pub enum Item {
     /// See [`Request::Object`].
     Object { write: Box<ObjectWrite>, location: Location, old: Option<ObjectEntry>, done: Done<()> },
     /// See [`Request::Block`].
-    Block { key: BlockKey, location: Location, old: Option<Location>, done: Done<()> },
+    Block { key: BlockKey, location: Location, old: Option<BlockEntry>, done: Done<()> },
     /// See [`Request::DeleteBlocks`].
     DeleteBlocks { keys: Vec<BlockKey>, done: Done<()> },
     /// See [`Request::Directory`].
@@ -64,6 +71,10 @@ pub enum Item {
     Rows { key: DirectoryKey, rows: Vec<Row>, done: Done<()> },
     /// See [`Request::Move`].
     Move { moved: Box<Move>, location: Location, done: Done<()> },
+    /// See [`Request::Forget`].
+    Forget { forgotten: Forgotten, done: Done<usize> },
+    /// See [`Request::Quarantine`].
+    Quarantine { damage: Box<Damage>, done: Done<()> },
 }
 
 impl Item {
@@ -72,11 +83,13 @@ impl Item {
         // A receiver that is gone has given up waiting.
         match self {
             Item::Directory { done, .. } => drop(done.send(Err(error))),
+            Item::Forget { done, .. } => drop(done.send(Err(error))),
             Item::Object { done, .. }
             | Item::Block { done, .. }
             | Item::DeleteBlocks { done, .. }
             | Item::Rows { done, .. }
-            | Item::Move { done, .. } => drop(done.send(Err(error))),
+            | Item::Move { done, .. }
+            | Item::Quarantine { done, .. } => drop(done.send(Err(error))),
         }
     }
 }
@@ -88,6 +101,31 @@ pub enum Name {
     Object(ObjectKey),
     /// A directory.
     Directory(DirectoryKey),
+    /// A block.
+    Block(BlockKey),
+}
+
+impl Request {
+    /// The names whose state in the index this request is checked against.
+    pub fn names(&self) -> Vec<Name> {
+        let item = |key: &ItemKey| match key {
+            ItemKey::Object(key) => Some(Name::Object(*key)),
+            ItemKey::Block(key) => Some(Name::Block(*key)),
+            ItemKey::Directory(key) => Some(Name::Directory(*key)),
+            // Rows are checked when they are applied, under their directory's lock.
+            ItemKey::Row(..) => None,
+        };
+        match self {
+            Request::Object(write, _) | Request::Learn(write, _) => vec![Name::Object(write.key)],
+            Request::Prepare(key, ..) => vec![Name::Object(*key)],
+            Request::Block(block, _) => vec![Name::Block(block.key)],
+            Request::DeleteBlocks(keys, _) => keys.iter().map(|key| Name::Block(*key)).collect(),
+            Request::Directory(write, _) => vec![Name::Directory(write.key)],
+            Request::Forget(forgotten, _) => forgotten.items.iter().filter_map(|i| item(&i.key)).collect(),
+            Request::Quarantine(damage, _) => item(&damage.key).into_iter().collect(),
+            Request::Rows(..) | Request::Move(..) => Vec::new(),
+        }
+    }
 }
 
 enum Piece {

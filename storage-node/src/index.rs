@@ -16,6 +16,8 @@
 //! | `freed` | timestamp, object's key | extents to delete |
 //! | `changed` | partition, hash | containers whose account does not have their totals |
 //! | `volumes` | number | dead bytes ([`VolumeUse`]) |
+//! | `digests` | tree, partition, bucket | sum of the digests in it ([`crate::digests`]) |
+//! | `quarantine` | tree, item's key | why an item is not answered ([`crate::quarantine`]) |
 //!
 //! Integers in keys are big-endian: a partition is one range of keys.
 
@@ -26,12 +28,12 @@ use kodiak_storage_api::{
 };
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    ErrorKind, FlushOptions, Options, ReadOptions, ReadTier, Snapshot, WriteBufferManager, WriteOptions,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::digests::{Roots, Sums, add_up};
 use crate::needle::Location;
 
 /// A column family.
@@ -57,10 +59,14 @@ pub enum Family {
     Changed,
     /// Use of the volumes.
     Volumes,
+    /// Sums of digests.
+    Digests,
+    /// Damaged items.
+    Quarantine,
 }
 
 impl Family {
-    const ALL: [Family; 10] = [
+    const ALL: [Family; 12] = [
         Family::Objects,
         Family::Blocks,
         Family::Directories,
@@ -71,6 +77,8 @@ impl Family {
         Family::Freed,
         Family::Changed,
         Family::Volumes,
+        Family::Digests,
+        Family::Quarantine,
     ];
 
     fn name(self) -> &'static str {
@@ -85,6 +93,8 @@ impl Family {
             Family::Freed => "freed",
             Family::Changed => "changed",
             Family::Volumes => "volumes",
+            Family::Digests => "digests",
+            Family::Quarantine => "quarantine",
         }
     }
 }
@@ -119,6 +129,32 @@ pub struct Index {
     db: DB,
     no_log: WriteOptions,
     cached_only: ReadOptionsMaker,
+    roots: Roots,
+}
+
+/// Changes of the index that are applied at once, with the digests that they change.
+#[derive(Default)]
+pub struct WriteBatch {
+    writes: rocksdb::WriteBatch,
+    /// Changes of digests.
+    pub sums: Sums,
+}
+
+impl WriteBatch {
+    /// Sets a value.
+    pub fn put_cf(&mut self, family: &ColumnFamily, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.writes.put_cf(family, key, value);
+    }
+
+    /// Removes a value.
+    pub fn delete_cf(&mut self, family: &ColumnFamily, key: impl AsRef<[u8]>) {
+        self.writes.delete_cf(family, key);
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.sums.is_empty()
+    }
 }
 
 type ReadOptionsMaker = fn() -> ReadOptions;
@@ -160,11 +196,29 @@ impl Index {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(8 << 20);
         options.set_paranoid_checks(true);
-        let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(memory)));
+        let families = Family::ALL.map(|family| {
+            let mut options = family_options(memory);
+            if family == Family::Digests {
+                options.set_merge_operator_associative("add up", add_up);
+            }
+            ColumnFamilyDescriptor::new(family.name(), options)
+        });
         let db = DB::open_cf_descriptors(&options, folder, families)?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only })
+        let roots = Roots::default();
+        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only, roots })
+    }
+
+    /// Reads the digests, making them if there are none. To be called before anything is written.
+    pub fn load_digests(&mut self) -> Result<(), NodeError> {
+        self.roots = crate::digests::load(self)?;
+        Ok(())
+    }
+
+    /// The digests of partitions.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
     }
 
     /// The handle of a family.
@@ -202,7 +256,24 @@ impl Index {
 
     /// Applies a batch at once; not durable by itself.
     pub fn write(&self, batch: WriteBatch) -> Result<(), NodeError> {
+        let WriteBatch { mut writes, sums } = batch;
+        let family = self.family(Family::Digests);
+        sums.operands().for_each(|(key, sum)| writes.merge_cf(family, key, sum));
+        self.write_plain(writes)?;
+        self.roots.apply(&sums);
+        Ok(())
+    }
+
+    /// Applies a batch that changes no digests.
+    pub fn write_plain(&self, batch: rocksdb::WriteBatch) -> Result<(), NodeError> {
         self.db.write_opt(batch, &self.no_log).map_err(|error| self.failed(error))
+    }
+
+    /// Removes the keys from `from` to before `to`.
+    pub fn drop_range(&self, family: Family, from: &[u8], to: &[u8]) -> Result<(), NodeError> {
+        let mut batch = rocksdb::WriteBatch::default();
+        batch.delete_range_cf(self.family(family), from, to);
+        self.write_plain(batch)
     }
 
     /// Iterates from a position.
@@ -324,6 +395,8 @@ pub struct ObjectEntry {
     pub extents: bool,
     /// It ends at some time.
     pub expires: bool,
+    /// It is damaged: not answered, and counted in no digest, until it is written again.
+    pub quarantined: bool,
 }
 
 const LOCATION_LEN: usize = 20;
@@ -338,8 +411,10 @@ impl ObjectEntry {
         let (ballot, origin) = out[LOCATION_LEN..ENTRY_LEN - 1].split_at_mut(Timestamp::ENCODED_LEN);
         ballot.copy_from_slice(&self.stamp.ballot.to_bytes());
         origin.copy_from_slice(&self.stamp.origin.to_bytes());
-        out[ENTRY_LEN - 1] =
-            u8::from(self.deleted) | u8::from(self.extents) << 1 | u8::from(self.expires) << 2;
+        out[ENTRY_LEN - 1] = u8::from(self.deleted)
+            | u8::from(self.extents) << 1
+            | u8::from(self.expires) << 2
+            | u8::from(self.quarantined) << 3;
         out
     }
 
@@ -356,6 +431,7 @@ impl ObjectEntry {
             deleted: flags & 1 != 0,
             extents: flags & 2 != 0,
             expires: flags & 4 != 0,
+            quarantined: flags & 8 != 0,
         })
     }
 }
@@ -368,6 +444,34 @@ pub fn location_bytes(location: &Location) -> [u8; LOCATION_LEN] {
     out[12..16].copy_from_slice(&location.meta_len.to_be_bytes());
     out[16..].copy_from_slice(&location.data_len.to_be_bytes());
     out
+}
+
+/// What the index knows of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockEntry {
+    /// Its needle.
+    pub location: Location,
+    /// It is damaged: not answered, and counted in no digest, until it is written again.
+    pub quarantined: bool,
+}
+
+impl BlockEntry {
+    /// From the value's bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<BlockEntry, NodeError> {
+        Ok(BlockEntry { location: parse_location(bytes)?, quarantined: is_quarantined(bytes) })
+    }
+}
+
+/// A block's value once damage was found in it: not answered, and counted in no digest.
+pub fn quarantined_bytes(location: &Location) -> [u8; LOCATION_LEN + 1] {
+    let mut out = [1; LOCATION_LEN + 1];
+    out[..LOCATION_LEN].copy_from_slice(&location_bytes(location));
+    out
+}
+
+/// Whether a block's value says that it is damaged.
+pub fn is_quarantined(value: &[u8]) -> bool {
+    value.len() > LOCATION_LEN
 }
 
 /// The inverse of [`location_bytes`], of the first bytes of `bytes`.
@@ -404,7 +508,8 @@ mod tests {
         let location = Location { volume: 7, offset: 1 << 40, meta_len: 300, data_len: 4096 };
         let stamp = Stamp::first(Timestamp::from_micros(123_456_789, 5));
         let stamp = stamp.again(Timestamp::from_micros(123_456_790, 6));
-        let entry = ObjectEntry { location, stamp, deleted: true, extents: false, expires: true };
+        let entry =
+            ObjectEntry { location, stamp, deleted: true, extents: false, expires: true, quarantined: true };
         assert_eq!(ObjectEntry::from_bytes(&entry.to_bytes()), Ok(entry));
         assert!(ObjectEntry::from_bytes(&[0; 5]).is_err());
     }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 0..4 | magic `KDN1` |
 //! | 4 | format version, 1 |
-//! | 5 | kind: 1 object, 2 block, 3 blocks deleted, 4 directory, 5 rows |
+//! | 5 | kind: 1 object, 2 block, 3 blocks deleted, 4 directory, 5 rows, 6 forgotten |
 //! | 6..8 | zero |
 //! | 8..12 | number of the volume, little-endian as all numbers |
 //! | 12..16 | bytes of the metadata |
@@ -24,7 +24,8 @@
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, ObjectKey, ObjectPath, Row, Stamp, Timestamp, Version,
+    BlockKey, CHECKSUM_CHUNK, Directory, DirectoryKey, Item, ObjectKey, ObjectPath, Row, Stamp, Timestamp,
+    Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,8 @@ pub enum Kind {
     Directory = 4,
     /// Listing rows that are not derived from an object's needle on the same node.
     Rows = 5,
+    /// Items that this device need not have any more.
+    Forgotten = 6,
 }
 
 impl Kind {
@@ -68,6 +71,7 @@ impl Kind {
             3 => Kind::BlocksDeleted,
             4 => Kind::Directory,
             5 => Kind::Rows,
+            6 => Kind::Forgotten,
             _ => return None,
         })
     }
@@ -139,6 +143,13 @@ pub struct RowsMeta {
     pub key: DirectoryKey,
     /// Its rows.
     pub rows: Vec<Row>,
+}
+
+/// Metadata of [`Kind::Forgotten`].
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+pub struct Forgotten {
+    /// The items, as they were.
+    pub items: Vec<Item>,
 }
 
 /// Where a needle lies, and the lengths that a reader needs.

@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
-    Timestamp, WorkId, WorkItem, WorkKind,
+    BlockInfo, BlockKey, BlockWrite, Clock, DeviceIndex, Digest, DirectoryChange, DirectoryInfo,
+    DirectoryKey, DirectoryWrite, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite,
+    Page, Partition, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -21,10 +22,12 @@ use crate::device::{Device, Found};
 use crate::directories::Directories;
 use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
+use crate::held::{Assignment, no_vote};
 use crate::index::IndexMemory;
+use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
 use crate::sweep::Snapshots;
-use crate::{compact, listing, read, work};
+use crate::{compact, digests, listing, read, trees, work};
 
 /// One device of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -246,6 +249,19 @@ impl Node {
         checkpoint(&self.devices)
     }
 
+    /// Whether the digests of all devices are those of what their indexes have: for tests.
+    pub fn digests_are_right(&self) -> Result<bool, NodeError> {
+        let right = |device: &Arc<Device>| digests::are_right(&device.shared.applier.index);
+        self.devices.iter().try_fold(true, |all, device| Ok(all && right(device)?))
+    }
+
+    /// A device is now a replica of these partitions, and of no others: see [`Assignment`]. To be called
+    /// before any reader knows the rings. Blocks.
+    pub fn adopt(&self, device: DeviceIndex, assignments: &[Assignment]) -> Result<(), NodeError> {
+        let adopted = self.at(device)?.held.adopt(assignments);
+        adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+    }
+
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
         let missing = || NodeError::Unavailable(format!("no device {}", device.0));
         self.devices.get(usize::from(device.0)).ok_or_else(missing)
@@ -377,6 +393,14 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
 }
 
+/// A directory's key does not tell which of the two it is.
+const DIRECTORIES: [Tree; 2] = [Tree::Accounts, Tree::Containers];
+
+/// A replica that is being filled does not know what there is not.
+fn unknown_directory(error: NodeError) -> NodeError {
+    if error == NodeError::NoDirectory { no_vote() } else { error }
+}
+
 #[async_trait]
 impl StorageNode for Node {
     fn device(&self, name: &str) -> Option<DeviceIndex> {
@@ -384,7 +408,13 @@ impl StorageNode for Node {
     }
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
-        self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+        let device = self.at(device)?;
+        let filling = write.row.is_some_and(|row| {
+            let holder = self.at(row.device);
+            holder.is_ok_and(|holder| holder.held.is_missing(&DIRECTORIES, row.directory.partition))
+        });
+        let written = device.ask(|done| Request::Object(Box::new(write), done)).await;
+        if filling { written.map_err(unknown_directory) } else { written }
     }
 
     async fn prepare(
@@ -394,7 +424,9 @@ impl StorageNode for Node {
         ballot: Timestamp,
         origin: Timestamp,
     ) -> Result<Promise, NodeError> {
-        self.at(device)?.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
+        let device = self.at(device)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        device.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
     async fn read_object(
@@ -403,7 +435,9 @@ impl StorageNode for Node {
         key: ObjectKey,
         data: bool,
     ) -> Result<Option<StoredVersion>, NodeError> {
-        read::object(self.at(device)?, key, data).await
+        let device = self.at(device)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        read::object(device, key, data).await
     }
 
     async fn write_block(&self, device: DeviceIndex, block: BlockWrite) -> Result<(), NodeError> {
@@ -428,7 +462,13 @@ impl StorageNode for Node {
         device: DeviceIndex,
         write: DirectoryWrite,
     ) -> Result<(DirectoryInfo, bool), NodeError> {
-        self.at(device)?.ask(|done| Request::Directory(write, done)).await
+        let device = self.at(device)?;
+        // Only who has all rows knows whether a directory is empty, and only who has all records whether
+        // there is one.
+        if !matches!(write.change, DirectoryChange::Create { .. }) {
+            device.held.vote(&DIRECTORIES, write.key.partition)?;
+        }
+        device.ask(|done| Request::Directory(write, done)).await
     }
 
     async fn read_directory(
@@ -437,6 +477,7 @@ impl StorageNode for Node {
         key: DirectoryKey,
     ) -> Result<Option<DirectoryInfo>, NodeError> {
         let device = self.at(device)?;
+        device.held.vote(&DIRECTORIES, key.partition)?;
         if let Some(info) = device.shared.directories.read_cached(&key)? {
             return Ok(info);
         }
@@ -452,13 +493,15 @@ impl StorageNode for Node {
         durability: RowDurability,
     ) -> Result<(), NodeError> {
         let device = self.at(device)?;
-        match durability {
+        let filling = device.held.is_missing(&DIRECTORIES, key.partition);
+        let written = match durability {
             RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, done)).await,
             RowDurability::Volatile => {
                 let shared = device.shared.clone();
                 read::blocking(move || shared.directories.put_rows(&key, rows.iter()).map(Some)).await
             }
-        }
+        };
+        if filling { written.map_err(unknown_directory) } else { written }
     }
 
     async fn list_rows(
@@ -467,7 +510,9 @@ impl StorageNode for Node {
         key: DirectoryKey,
         query: ListQuery,
     ) -> Result<Page, NodeError> {
-        let shared = self.at(device)?.shared.clone();
+        let device = self.at(device)?;
+        device.held.vote(&DIRECTORIES, key.partition)?;
+        let shared = device.shared.clone();
         read::blocking(move || listing::list(&shared.applier.index, &key, &query).map(Some)).await
     }
 
@@ -490,5 +535,66 @@ impl StorageNode for Node {
     ) -> Result<(), NodeError> {
         let shared = self.at(device)?.shared.clone();
         read::blocking(move || work::finish(&shared, kind, &ids).map(Some)).await
+    }
+
+    async fn digests(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Range<u32>,
+    ) -> Result<Vec<(Partition, Digest)>, NodeError> {
+        Ok(self.at(device)?.shared.applier.index.roots().of(tree, partitions))
+    }
+
+    async fn buckets(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partition: Partition,
+    ) -> Result<Vec<Digest>, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || digests::buckets(&shared.applier.index, tree, partition).map(Some)).await
+    }
+
+    async fn scan(&self, device: DeviceIndex, query: ScanQuery) -> Result<ScanPage, NodeError> {
+        let shared = self.at(device)?.shared.clone();
+        read::blocking(move || trees::scan(&shared.applier.index, &query).map(Some)).await
+    }
+
+    async fn read_items(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<ItemKey>,
+    ) -> Result<Vec<Result<Option<ItemCopy>, NodeError>>, NodeError> {
+        let device = self.at(device)?.clone();
+        read::blocking(move || trees::read_items(&device, &keys).map(Some)).await
+    }
+
+    async fn block_infos(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<BlockKey>,
+    ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
+        let device = self.at(device)?.clone();
+        read::blocking(move || trees::block_infos(&device, &keys).map(Some)).await
+    }
+
+    async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
+        self.at(device)?.ask(|done| Request::Learn(Box::new(write), done)).await
+    }
+
+    async fn missing(&self, device: DeviceIndex) -> Result<Vec<(Tree, Partition)>, NodeError> {
+        Ok(self.at(device)?.held.missing())
+    }
+
+    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+        let held = self.at(device)?.held.clone();
+        let noted = read::blocking(move || Ok(Some(held.filled(tree, partition)))).await?;
+        noted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+    }
+
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        let forgotten = Forgotten { items };
+        self.at(device)?.ask(|done| Request::Forget(forgotten, done)).await
     }
 }

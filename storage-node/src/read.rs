@@ -8,7 +8,7 @@ use kodiak_storage_api::{BlockKey, CHECKSUM_CHUNK, NodeError, ObjectKey, StoredV
 
 use crate::apply::damaged;
 use crate::device::Device;
-use crate::index::{Family, ObjectEntry, block_key, object_key, parse_location};
+use crate::index::{BlockEntry, Family, ObjectEntry, block_key, object_key};
 use crate::needle::{self, Kind, Location, NeedleError, ObjectMeta};
 use crate::volume::Volume;
 
@@ -24,7 +24,8 @@ enum Patience {
     Blocking,
 }
 
-fn io_failed(error: &std::io::Error) -> NodeError {
+/// A failed read of a volume as an answer.
+pub fn io_failed(error: &std::io::Error) -> NodeError {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => NodeError::Corrupt("needle is cut off".into()),
         _ => NodeError::Unavailable(error.to_string()),
@@ -99,6 +100,9 @@ fn stored(
     data: bool,
     patience: Patience,
 ) -> Attempt<StoredVersion> {
+    if entry.quarantined {
+        return Err(NodeError::Corrupt("it is quarantined".into()));
+    }
     let location = &entry.location;
     let volume = device.shared.applier.volumes.of(location)?;
     let len = if data { location.content_len() } else { location.head_len() };
@@ -142,7 +146,10 @@ fn block_location(device: &Device, key: &BlockKey, patience: Patience) -> Attemp
     match value {
         None => Ok(None),
         Some(None) => Err(NodeError::NoBlock),
-        Some(Some(bytes)) => parse_location(&bytes).map(Some),
+        Some(Some(bytes)) => match BlockEntry::from_bytes(&bytes)? {
+            BlockEntry { quarantined: true, .. } => Err(NodeError::Corrupt("it is quarantined".into())),
+            entry => Ok(Some(entry.location)),
+        },
     }
 }
 

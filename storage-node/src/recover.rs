@@ -11,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kodiak_storage_api::{DirectoryKey, NodeError, Row};
-use rocksdb::WriteBatch;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::NewVersion;
-use crate::directories::{Directories, merge};
+use crate::directories::Directories;
 use crate::disk::Disk;
+use crate::forget;
+use crate::index::{ObjectEntry, WriteBatch};
 use crate::needle::{
-    BlockMeta, BlocksDeleted, DirectoryMeta, Header, Kind, NeedleError, ObjectMeta, RowsMeta,
+    BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Header, Kind, NeedleError, ObjectMeta, RowsMeta,
 };
 use crate::scan::{self, Found};
 use crate::volume::FIRST_NEEDLE;
@@ -150,10 +151,15 @@ fn index_needle(shared: &Shared, header: &Header, found: &Found<'_>) -> Result<(
             let directories = &shared.directories;
             let mut guard = directories.lock(directories.shard_of(&meta.key));
             let merged = match directories.stored(&meta.key)? {
-                Some(old) => merge(old.directory, meta.directory),
+                Some(old) => old.directory.merge(meta.directory),
                 None => meta.directory,
             };
             directories.put(&mut guard, &meta.key, merged, location)?;
+        }
+        Kind::Forgotten => {
+            let forgotten: Forgotten = found.head.decode().map_err(damaged)?;
+            forget::objects_and_blocks(shared, &forgotten, &mut batch)?;
+            forget::directories(shared, &forgotten)?;
         }
         Kind::Rows => {}
     }
@@ -175,6 +181,16 @@ pub fn replay_rows(shared: &Shared, node: &[Arc<Directories>], from: Checkpoint)
         let mut failure = None;
         let walked = scan::walk(&volume, start, false, |header, found| {
             let Ok(found) = found else { return ControlFlow::Continue(()) };
+            if header.kind == Kind::Forgotten {
+                held = 0;
+                return match put_rows(node, &mut rows).and_then(|()| forget_rows(shared, &found)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failure = Some(error);
+                        ControlFlow::Break(())
+                    }
+                };
+            }
             let taken = take_rows(shared, &header, &found, &mut rows).and_then(|taken| {
                 held += taken;
                 if held < ROWS_AT_ONCE {
@@ -199,6 +215,12 @@ pub fn replay_rows(shared: &Shared, node: &[Arc<Directories>], from: Checkpoint)
     put_rows(node, &mut rows)
 }
 
+/// In the order of the log: what was put before is forgotten, what came after stays.
+fn forget_rows(shared: &Shared, found: &Found<'_>) -> Result<(), NodeError> {
+    let forgotten: Forgotten = found.head.decode().map_err(crate::apply::damaged)?;
+    forget::rows(shared, &forgotten, true)
+}
+
 fn take_rows(
     shared: &Shared,
     header: &Header,
@@ -209,9 +231,11 @@ fn take_rows(
         Kind::Object => {
             let meta: ObjectMeta = found.head.decode().map_err(crate::apply::damaged)?;
             let Some(directory) = meta.row else { return Ok(0) };
-            // A version that the first pass refused shows no row.
-            let indexed = shared.applier.object(&meta.key)?;
-            if indexed.is_none_or(|entry| entry.stamp.ballot < meta.stamp.ballot) {
+            // A version that the first pass refused shows no row; neither does one that was deleted: its
+            // tombstone may have come without a row, and the row's own tombstone be forgotten already.
+            let (indexed, at) = (shared.applier.object(&meta.key)?, meta.stamp.ballot);
+            let deleted = |entry: &ObjectEntry| entry.deleted && entry.stamp.ballot > at;
+            if indexed.is_none_or(|entry| entry.stamp.ballot < at || deleted(&entry)) {
                 return Ok(0);
             }
             rows.entry(directory).or_default().push(meta.version.row(&meta.path, meta.stamp.ballot));
@@ -223,7 +247,7 @@ fn take_rows(
             rows.entry(meta.key).or_default().extend(meta.rows);
             Ok(taken)
         }
-        Kind::Block | Kind::BlocksDeleted | Kind::Directory => Ok(0),
+        Kind::Block | Kind::BlocksDeleted | Kind::Directory | Kind::Forgotten => Ok(0),
     }
 }
 

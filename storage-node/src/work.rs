@@ -1,10 +1,10 @@
 //! The queues of work that a device keeps for the cluster's workers.
 
 use kodiak_storage_api::{NodeError, ObjectPath, Timestamp, Work, WorkId, WorkItem, WorkKind};
-use rocksdb::{ReadOptions, WriteBatch};
+use rocksdb::ReadOptions;
 
 use crate::apply::FreedValue;
-use crate::index::{Family, decode, directory_key, parse_directory_key};
+use crate::index::{Family, WriteBatch, decode, directory_key, parse_directory_key};
 use crate::writer::Shared;
 
 /// The first items that are due.

@@ -13,18 +13,19 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, ObjectKey,
-    ObjectWrite, Promise, Row, Timestamp, Vote, Votes,
+    BlockKey, BlockWrite, Clock, DirectoryInfo, DirectoryKey, DirectoryWrite, ItemKey, NodeError, ObjectKey,
+    ObjectWrite, Promise, Refusal, Row, Timestamp, Vote, Votes,
 };
 use parking_lot::Mutex;
-use rocksdb::WriteBatch;
 use serde::ser::{Serialize, SerializeTuple, Serializer};
 
 use crate::apply::{Applier, NewVersion};
 use crate::compact;
 use crate::directories::{Directories, ShardGuard};
-use crate::group::{Done, Group, Item, Move, Name, Request};
-use crate::needle::{BlockMeta, BlocksDeleted, DirectoryMeta, Kind, ObjectMetaRef, RowsMeta};
+use crate::forget;
+use crate::group::{Done, Group, Item, Move, Request};
+use crate::index::{ObjectEntry, WriteBatch};
+use crate::needle::{BlockMeta, BlocksDeleted, DirectoryMeta, Forgotten, Kind, ObjectMetaRef, RowsMeta};
 use crate::promise::Ceiling;
 use crate::volume::Tail;
 
@@ -132,20 +133,16 @@ impl Writer {
             );
             return Ok(());
         }
-        let name = match &request {
-            Request::Object(write, _) => Some(Name::Object(write.key)),
-            Request::Prepare(key, ..) => Some(Name::Object(*key)),
-            Request::Directory(write, _) => Some(Name::Directory(write.key)),
-            _ => None,
-        };
         // A move is checked against an index that does not show the rest of the group yet.
         let mixed = matches!(request, Request::Move(..)) != self.group.moves && !self.group.items.is_empty();
-        if mixed || name.is_some_and(|name| !self.group.names.insert(name)) {
+        // What is carried over begins the next group: that this one has some of its names does no harm.
+        if mixed || !request.names().into_iter().all(|name| self.group.names.insert(name)) {
             return Err(request);
         }
         self.group.moves = matches!(request, Request::Move(..));
         match request {
-            Request::Object(write, done) => self.add_object(write, done),
+            Request::Object(write, done) => self.add_object(write, false, done),
+            Request::Learn(write, done) => self.add_object(write, true, done),
             Request::Prepare(key, ballot, done) => drop(done.send(self.promise(&key, ballot))),
             Request::Block(block, done) => self.add_block(*block, done),
             Request::DeleteBlocks(keys, done) => self.add_delete(keys, done),
@@ -156,15 +153,21 @@ impl Writer {
             }
             Request::Rows(key, rows, done) => self.add_rows(key, rows, done),
             Request::Move(moved, done) => self.add_move(moved, done),
+            Request::Forget(forgotten, done) => self.add_forget(forgotten, directories, guards, done),
+            Request::Quarantine(damage, done) => {
+                self.group.items.push(Item::Quarantine { damage, done });
+            }
         }
         Ok(())
     }
 
-    fn add_object(&mut self, write: Box<ObjectWrite>, done: Done<()>) {
+    fn add_object(&mut self, write: Box<ObjectWrite>, learned: bool, done: Done<()>) {
         let added = (|| {
             let old = self.shared.applier.object(&write.key)?;
-            let held = old.map(|old| old.stamp);
-            let vote = self.votes.check(&write.key, held, write.stamp, write.expect);
+            let vote = match learned {
+                true => learn(old, write.stamp.ballot),
+                false => self.votes.check(&write.key, old.map(|old| old.stamp), write.stamp, write.expect),
+            };
             if vote.map_err(NodeError::Stale)? == Vote::Stored {
                 return Ok(None);
             }
@@ -253,8 +256,8 @@ impl Writer {
         }
     }
 
-    fn add_move(&mut self, moved: Box<Move>, done: Done<()>) {
-        match compact::is_live(&self.shared, &moved) {
+    fn add_move(&mut self, mut moved: Box<Move>, done: Done<()>) {
+        match compact::still_needed(&self.shared, &mut moved) {
             Ok(true) => {}
             dead => return drop(done.send(dead.map(|_| ()))),
         }
@@ -262,6 +265,41 @@ impl Writer {
         // Moving frees room in the end, so it may use what is kept free.
         match self.group.add(&mut self.tail, moved.kind, &Raw(&moved.meta), data, true) {
             Ok(location) => self.group.items.push(Item::Move { moved, location, done }),
+            Err(error) => drop(done.send(Err(error))),
+        }
+    }
+
+    /// Directories that are to go are locked until they have, so that no row comes in between.
+    fn add_forget<'a>(
+        &mut self,
+        mut forgotten: Forgotten,
+        directories: &'a Directories,
+        guards: &mut Guards<'a>,
+        done: Done<usize>,
+    ) {
+        let shared = self.shared.clone();
+        let mut failure = None;
+        forgotten.items.retain(|item| {
+            let same = match &item.key {
+                ItemKey::Directory(key) => {
+                    let shard = directories.shard_of(key);
+                    guards.entry(shard).or_insert_with(|| directories.lock(shard));
+                    directories.may_be_forgotten(key, item)
+                }
+                _ => forget::is_there(&shared, item),
+            };
+            same.unwrap_or_else(|error| {
+                failure = Some(error);
+                false
+            })
+        });
+        let added = match failure {
+            Some(error) => Err(error),
+            None if forgotten.items.is_empty() => return drop(done.send(Ok(0))),
+            None => self.group.add(&mut self.tail, Kind::Forgotten, &forgotten, &[], true),
+        };
+        match added {
+            Ok(_) => self.group.items.push(Item::Forget { forgotten, done }),
             Err(error) => drop(done.send(Err(error))),
         }
     }
@@ -355,7 +393,10 @@ impl Writer {
     ) -> Vec<Option<Result<DirectoryInfo, NodeError>>> {
         let directories = &self.shared.directories;
         let put = |item: &Item| {
-            let Item::Directory { key, checked, location, .. } = item else { return None };
+            let Item::Directory { key, checked, location, .. } = item else {
+                forget_directories(directories, item, guards);
+                return None;
+            };
             let guard = guards.get_mut(&directories.shard_of(key))?;
             Some(directories.put(guard, key, checked.directory.clone(), *location))
         };
@@ -376,12 +417,36 @@ impl Writer {
                         errors[i] = Some(error);
                     }
                 }
+                Item::Forget { forgotten, .. } => {
+                    if let Err(error) = forget::rows(&self.shared, forgotten, false) {
+                        errors[i] = Some(error);
+                    }
+                }
                 _ => {}
             }
         }
         for ((device, key), rows) in targets {
             let Some(directories) = self.node.get(device) else { continue };
             put_each(directories, &key, &rows, errors);
+        }
+    }
+}
+
+/// What has taken effect is stored whatever was promised since, unless something newer is there. A damaged
+/// copy of it may be written once more.
+fn learn(old: Option<ObjectEntry>, ballot: Timestamp) -> Result<Vote, Refusal> {
+    let there =
+        old.is_some_and(|old| old.stamp.ballot > ballot || old.stamp.ballot == ballot && !old.quarantined);
+    Ok(if there { Vote::Stored } else { Vote::Store })
+}
+
+fn forget_directories(directories: &Directories, item: &Item, guards: &mut Guards<'_>) {
+    let Item::Forget { forgotten, .. } = item else { return };
+    for item in &forgotten.items {
+        let ItemKey::Directory(key) = &item.key else { continue };
+        let Some(guard) = guards.get_mut(&directories.shard_of(key)) else { continue };
+        if let Err(error) = directories.forget(guard, key) {
+            tracing::error!(%error, "a directory that has moved away stays");
         }
     }
 }
@@ -418,6 +483,8 @@ fn prepare(shared: &Shared, item: &Item, batch: &mut WriteBatch) -> Result<(), N
         }
         Item::DeleteBlocks { keys, .. } => applier.delete_blocks(batch, keys),
         Item::Move { moved, location, .. } => compact::apply_move(shared, moved, *location, batch),
+        Item::Forget { forgotten, .. } => forget::objects_and_blocks(shared, forgotten, batch),
+        Item::Quarantine { damage, .. } => damage.apply(shared, batch),
         // Directories go in under their guards, rows under theirs.
         Item::Directory { .. } | Item::Rows { .. } => Ok(()),
     }
@@ -432,23 +499,28 @@ fn answer(item: Item, error: Option<NodeError>, info: Option<Result<DirectoryInf
             let info = info.unwrap_or(Err(NodeError::NoDirectory));
             drop(done.send(info.map(|info| (info, checked.created))));
         }
+        Item::Forget { forgotten, done } => drop(done.send(Ok(forgotten.items.len()))),
         Item::Object { done, .. }
         | Item::Block { done, .. }
         | Item::DeleteBlocks { done, .. }
         | Item::Rows { done, .. }
-        | Item::Move { done, .. } => drop(done.send(Ok(()))),
+        | Item::Move { done, .. }
+        | Item::Quarantine { done, .. } => drop(done.send(Ok(()))),
     }
 }
 
 fn refuse(request: Request, error: NodeError) {
     match request {
         Request::Directory(_, done) => drop(done.send(Err(error))),
+        Request::Forget(_, done) => drop(done.send(Err(error))),
         Request::Prepare(_, _, done) => drop(done.send(Err(error))),
         Request::Object(_, done)
+        | Request::Learn(_, done)
         | Request::Block(_, done)
         | Request::DeleteBlocks(_, done)
         | Request::Rows(_, _, done)
-        | Request::Move(_, done) => drop(done.send(Err(error))),
+        | Request::Move(_, done)
+        | Request::Quarantine(_, done) => drop(done.send(Err(error))),
     }
 }
 

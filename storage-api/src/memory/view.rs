@@ -101,7 +101,7 @@ impl View {
                     .directories
                     .entry(*key)
                     .or_insert_with(|| Held { directory: directory.clone(), rows: BTreeMap::new() });
-                held.directory = held.directory.clone().merged(directory.clone());
+                held.directory = held.directory.clone().merge(directory.clone());
             }
             Record::Rows(key, rows) => return rows.iter().try_for_each(|row| self.put_row(key, row)),
         }

@@ -1,0 +1,91 @@
+//! Dropping what is elsewhere: a handoff's items that are home, a partition that has moved away, and
+//! tombstones that every replica has.
+//!
+//! A needle lists what was dropped, with its timestamps, so that a rebuild of the index does not bring it
+//! back. Rebuilds follow the order of the log: what comes again later, stays.
+
+use std::collections::HashMap;
+
+use kodiak_storage_api::{Digest, DirectoryKey, Item, ItemKey, NodeError};
+
+use crate::digests::row_timestamp;
+use crate::directories::row_key;
+use crate::index::{Family, WriteBatch, directory_key};
+use crate::needle::Forgotten;
+use crate::writer::Shared;
+
+/// Whether a record, block or row is still the one that is to be forgotten.
+pub fn is_there(shared: &Shared, item: &Item) -> Result<bool, NodeError> {
+    Ok(match &item.key {
+        ItemKey::Object(key) => {
+            shared.applier.object(key)?.is_some_and(|e| e.stamp.ballot == item.timestamp && !e.quarantined)
+        }
+        ItemKey::Block(key) => shared.applier.block(key)?.is_some_and(|entry| !entry.quarantined),
+        ItemKey::Directory(key) => shared.directories.may_be_forgotten(key, item)?,
+        ItemKey::Row(directory, name) => {
+            let key = row_key(&directory_key(directory), name);
+            let family = if item.deleted { Family::Tombstones } else { Family::Rows };
+            match shared.applier.index.get(family, &key)? {
+                Some(value) => row_timestamp(&value)? == item.timestamp,
+                None => false,
+            }
+        }
+    })
+}
+
+/// Whether the index has any version of an item.
+pub fn is_known(shared: &Shared, key: &ItemKey) -> Result<bool, NodeError> {
+    Ok(match key {
+        ItemKey::Object(key) => shared.applier.object(key)?.is_some(),
+        ItemKey::Block(key) => shared.applier.block(key)?.is_some(),
+        ItemKey::Directory(key) => shared.directories.stored(key)?.is_some(),
+        ItemKey::Row(directory, name) => {
+            let (index, key) = (&shared.applier.index, row_key(&directory_key(directory), name));
+            index.get(Family::Rows, &key)?.is_some() || index.get(Family::Tombstones, &key)?.is_some()
+        }
+    })
+}
+
+/// Drops records and blocks.
+pub fn objects_and_blocks(
+    shared: &Shared,
+    forgotten: &Forgotten,
+    batch: &mut WriteBatch,
+) -> Result<(), NodeError> {
+    for item in &forgotten.items {
+        match &item.key {
+            ItemKey::Object(key) => shared.applier.forget_object(batch, key, item.timestamp)?,
+            ItemKey::Block(key) => shared.applier.delete_blocks(batch, &[*key])?,
+            ItemKey::Directory(_) | ItemKey::Row(..) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Drops directories that are still these; for a replay, which has no writer beside it.
+pub fn directories(shared: &Shared, forgotten: &Forgotten) -> Result<(), NodeError> {
+    let directories = &shared.directories;
+    for item in &forgotten.items {
+        let ItemKey::Directory(key) = &item.key else { continue };
+        let mut shard = directories.lock(directories.shard_of(key));
+        let same = directories
+            .stored(key)?
+            .is_some_and(|stored| Digest::of_directory(&key.hash, &stored.directory) == item.digest);
+        if same {
+            directories.forget(&mut shard, key)?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops rows that are still these.
+pub fn rows(shared: &Shared, forgotten: &Forgotten, replay: bool) -> Result<(), NodeError> {
+    let mut by_directory: HashMap<DirectoryKey, Vec<&Item>> = HashMap::new();
+    for item in &forgotten.items {
+        if let ItemKey::Row(directory, _) = &item.key {
+            by_directory.entry(*directory).or_default().push(item);
+        }
+    }
+    let directories = &shared.directories;
+    by_directory.iter().try_for_each(|(key, items)| directories.forget_rows(key, items, replay))
+}
