@@ -5,6 +5,8 @@
 //! `volume`, and then applies them to the `index` and the `directories`. `recover` brings back from the
 //! volumes what the indexes lack; `compact` gives back room, `sweep` that of interrupted uploads.
 //!
+//! `server` serves a node to other machines.
+//!
 //! The log is the store: volumes are the only durable copy, and RocksDB is a view of them that is
 //! flushed at checkpoints and can be made anew.
 
@@ -27,6 +29,7 @@ mod quarantine;
 mod read;
 mod recover;
 mod scan;
+mod server;
 mod sweep;
 mod trees;
 mod volume;
@@ -34,3 +37,4 @@ mod work;
 mod writer;
 
 pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};
+pub use server::{Body, Extension, Server, ServerSettings};

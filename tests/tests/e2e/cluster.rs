@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::StatusCode;
-use kodiak_tests::{Client, Store, content, program};
+use kodiak_tests::{Client, Store, program};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -129,6 +129,11 @@ fn settled(status: &Value, members: usize) -> bool {
             && member["partitions"].as_u64() > Some(0)
     };
     list.len() == members && list.iter().all(is)
+}
+
+/// Bytes that no other size or seed has.
+fn content(seed: u8, size: usize) -> Bytes {
+    (0..size).map(|at| (at / 251) as u8 ^ at as u8 ^ seed).collect::<Vec<u8>>().into()
 }
 
 async fn is_there(client: &Client, path: &str, body: &Bytes) -> Result<()> {
