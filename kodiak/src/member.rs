@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::assignments;
 use crate::remote::{self, Remotes};
 use crate::settings::{ClusterSettings, Settings};
 use crate::shared::Shared;
@@ -91,9 +92,21 @@ impl Machine {
         let (party, view) = remote::party(&membership, clock);
         let remotes = Remotes::new(party.clone(), node.clone(), client);
         let server = (credentials.server()?, ServerSettings::default());
-        let server = Server::new(node, party, &server.0, Some(view), server.1);
+        let server = Server::new(node.clone(), party, &server.0, Some(view), server.1);
         let present = Change::Present { name: cluster.node, address, devices };
-        Ok(Enlisted { home, membership, credentials, own, key, remotes, server, listener, address, present })
+        Ok(Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        })
     }
 }
 
@@ -149,6 +162,7 @@ fn rooms(node: &Node) -> Vec<DeviceRoom> {
 pub struct Enlisted {
     home: Home,
     membership: Arc<Membership>,
+    node: Arc<Node>,
     credentials: Arc<Credentials>,
     own: NodeKey,
     key: PlacementKey,
@@ -164,7 +178,9 @@ impl Enlisted {
     /// The rings of the newest map, and the nodes in them.
     pub fn placement(&self) -> Result<(Placement, Nodes)> {
         let map = self.membership.map();
-        Ok((placement(&map, self.key.clone())?, self.remotes.nodes(&map.members)))
+        let placement = placement(&map, self.key.clone())?;
+        assignments::adopt(&self.node, self.membership.name(), &placement)?;
+        Ok((placement, self.remotes.nodes(&map.members)))
     }
 
     /// Serves the other members. Returns once this machine is known to them, or after some seconds: who does not
@@ -173,8 +189,19 @@ impl Enlisted {
     /// # Errors
     /// When a member refuses this process.
     pub async fn serve(self, store: Arc<Store>, stop: watch::Receiver<bool>) -> Result<Serving> {
-        let Enlisted { home, membership, credentials, own, key, remotes, server, listener, address, present } =
-            self;
+        let Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        } = self;
         let server = tokio::spawn(server.run(listener, stop));
         // A copy of a machine that runs must not serve clients.
         membership.announce_start(address).await?;
@@ -183,7 +210,8 @@ impl Enlisted {
             Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
             Err(_) => tracing::warn!("the cluster does not know this start yet: it does not answer in time"),
         }
-        let serving = Serving { home, membership, credentials, own, key, remotes, store, server, present };
+        let serving =
+            Serving { home, membership, node, credentials, own, key, remotes, store, server, present };
         serving.place();
         Ok(serving)
     }
@@ -193,6 +221,7 @@ impl Enlisted {
 pub struct Serving {
     home: Home,
     membership: Arc<Membership>,
+    node: Arc<Node>,
     credentials: Arc<Credentials>,
     own: NodeKey,
     key: PlacementKey,
@@ -224,6 +253,7 @@ impl Serving {
         let map = self.membership.map();
         let placed = placement(&map, self.key.clone()).map_err(anyhow::Error::from);
         let placed = placed.and_then(|placement| {
+            assignments::adopt(&self.node, self.membership.name(), &placement)?;
             Ok(self.store.set_placement(placement, &self.remotes.nodes(&map.members))?)
         });
         match placed {

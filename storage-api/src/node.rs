@@ -307,6 +307,20 @@ pub trait StorageNode: Send + Sync + 'static {
         Err(no_repair())
     }
 
+    /// Partitions that the device does not hold whole: it takes their writes, and has no vote in reads and
+    /// promises until it is told that they are filled ([`StorageNode::filled`]).
+    async fn missing(&self, device: DeviceIndex) -> Result<Vec<(Tree, Partition)>, NodeError> {
+        let _ = device;
+        Ok(Vec::new())
+    }
+
+    /// Notes that a partition has everything that every other replica had when the ring changed or later. On
+    /// stable storage.
+    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+        let _ = (device, tree, partition);
+        Ok(())
+    }
+
     /// Drops items that are elsewhere, or that nobody needs any more, if they are still exactly these:
     /// no tombstone stays and no extents are queued. A directory's record goes only after all its rows.
     /// Answers how many were dropped; on stable storage.

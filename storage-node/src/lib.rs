@@ -20,6 +20,7 @@ mod forget;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+mod held;
 mod index;
 mod listing;
 mod needle;
@@ -36,5 +37,6 @@ mod volume;
 mod work;
 mod writer;
 
+pub use held::Assignment;
 pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};
 pub use server::{Body, Extension, Server, ServerSettings};

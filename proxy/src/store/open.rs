@@ -3,21 +3,25 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex, StoredVersion,
-    Timestamp, Version, VersionId,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, ObjectPath, ObjectRecord, PolicyIndex,
+    StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
 use super::register::Register;
-use super::{ByteStream, Store, StoreError};
+use super::{ByteStream, Store, StoreError, hedge};
 use crate::http::Payload;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
 const READ_PIECE: u64 = 16 * CHECKSUM_CHUNK as u64;
+/// A piece takes this much longer than a message before another replica is asked for it too: it may come from a
+/// disk that is busy.
+const PIECE_SLACK: Duration = Duration::from_millis(50);
 /// Pieces that are read before the client has taken the ones before.
 const READ_AHEAD: usize = 3;
 
@@ -160,15 +164,20 @@ impl Store {
         if let Some(fragments) = self.fragments(key, piece.block_len)? {
             return fragments.read(piece.range).await;
         }
-        let mut errors = Vec::new();
-        for replica in self.map().block_replicas(policy, key.partition)? {
-            match replica.node.read_block(replica.device, key, piece.range.clone()).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => {
-                    tracing::warn!(?key, %error, "a replica of a block could not be read");
-                    errors.push(error);
-                }
+        let replicas = self.map().block_replicas(policy, key.partition)?;
+        let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
+        let ask = |index: usize| {
+            let (replica, range) = (replicas[index].clone(), piece.range.clone());
+            async move {
+                let read = replica.node.read_block(replica.device, key, range).await;
+                read.inspect_err(
+                    |error| tracing::warn!(?key, %error, "a replica of a block could not be read"),
+                )
             }
+        };
+        let (mut answers, errors) = hedge::ask(&health, 1, PIECE_SLACK, ask).await;
+        if let Some((_, bytes)) = answers.pop() {
+            return Ok(bytes);
         }
         Err(super::error::worst(errors).into())
     }
