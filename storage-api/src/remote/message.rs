@@ -7,8 +7,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery, NodeError, ObjectKey,
-    ObjectWrite, Page, Promise, Row, RowDurability, StoredVersion, Timestamp, WorkId, WorkItem, WorkKind,
+    BlockInfo, BlockKey, BlockWrite, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemCopy,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row, RowDurability,
+    ScanPage, ScanQuery, StoredVersion, Timestamp, Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// What either side tells the other with every message.
@@ -62,6 +63,15 @@ pub enum Call {
     ListRows { key: DirectoryKey, query: ListQuery },
     NextWork { kind: WorkKind, now: u64, limit: usize },
     FinishWork { kind: WorkKind, ids: Vec<WorkId> },
+    Digests { tree: Tree, partitions: Range<u32> },
+    Buckets { tree: Tree, partition: Partition },
+    Scan(ScanQuery),
+    ReadItems { keys: Vec<ItemKey> },
+    BlockInfos { keys: Vec<BlockKey> },
+    LearnObject(Box<ObjectWrite>),
+    Missing,
+    Filled { tree: Tree, partition: Partition },
+    Forget { items: Vec<Item> },
 }
 
 impl Call {
@@ -80,12 +90,21 @@ impl Call {
             Call::ListRows { .. } => "list_rows",
             Call::NextWork { .. } => "next_work",
             Call::FinishWork { .. } => "finish_work",
+            Call::Digests { .. } => "digests",
+            Call::Buckets { .. } => "buckets",
+            Call::Scan(_) => "scan",
+            Call::ReadItems { .. } => "read_items",
+            Call::BlockInfos { .. } => "block_infos",
+            Call::LearnObject(_) => "learn_object",
+            Call::Missing => "missing",
+            Call::Filled { .. } => "filled",
+            Call::Forget { .. } => "forget",
         }
     }
 
     /// Whether it carries so much that it must not stand in the way of messages.
     pub fn is_bulk(&self) -> bool {
-        matches!(self, Call::WriteBlock(_) | Call::ReadBlock { .. })
+        matches!(self, Call::WriteBlock(_) | Call::ReadBlock { .. } | Call::ReadItems { .. })
     }
 }
 
@@ -106,4 +125,15 @@ pub enum Reply {
     Directory(Option<DirectoryInfo>),
     Page(Page),
     Work(Vec<WorkItem>),
+    Digests(Vec<(Partition, Digest)>),
+    Buckets(Vec<Digest>),
+    Scanned(ScanPage),
+    /// Of those with content, the payload has as many bytes as `lengths` says, one after the other.
+    Items {
+        items: Vec<Result<Option<ItemCopy>, NodeError>>,
+        lengths: Vec<u32>,
+    },
+    BlockInfos(Vec<Option<BlockInfo>>),
+    Missing(Vec<(Tree, Partition)>),
+    Forgotten(usize),
 }
