@@ -9,6 +9,8 @@ mod directory;
 mod erasure;
 mod error;
 mod key;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod node;
 mod placement;
 mod record;

@@ -262,6 +262,11 @@ impl Node {
         adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
     }
 
+    /// Whether a device was ever told its partitions of a tree.
+    pub fn was_assigned(&self, tree: Tree) -> bool {
+        self.devices.iter().any(|device| device.held.was_assigned(tree))
+    }
+
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
         let missing = || NodeError::Unavailable(format!("no device {}", device.0));
         self.devices.get(usize::from(device.0)).ok_or_else(missing)

@@ -98,6 +98,23 @@ pub struct Store {
     buffers: Buffers,
     hashers: Hashers,
     readers: Arc<Readers>,
+    weakness: Weakness,
+}
+
+/// What a store leaves out on purpose, to show that the simulation notices. Nothing but tests can set it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Weakness {
+    /// Nothing.
+    #[default]
+    None,
+    /// Half of the replicas pass for a majority.
+    SmallQuorum,
+    /// What is read is not written back.
+    NoWriteBack,
+    /// A refused write is tried again without finding out what has become of it.
+    NoFence,
+    /// A conditional write is not prepared.
+    NoPrepare,
 }
 
 /// A store to share.
@@ -113,6 +130,26 @@ impl Store {
         nodes: &Nodes,
         clock: Arc<Clock>,
     ) -> Result<SharedStore, PlacementError> {
+        Store::build(placement, nodes, clock, Weakness::None)
+    }
+
+    /// A store with a weakness.
+    #[cfg(feature = "testing")]
+    pub fn weakened(
+        placement: Placement,
+        nodes: &Nodes,
+        clock: Arc<Clock>,
+        weakness: Weakness,
+    ) -> Result<SharedStore, PlacementError> {
+        Store::build(placement, nodes, clock, weakness)
+    }
+
+    fn build(
+        placement: Placement,
+        nodes: &Nodes,
+        clock: Arc<Clock>,
+        weakness: Weakness,
+    ) -> Result<SharedStore, PlacementError> {
         Ok(Arc::new(Store {
             map: ArcSwap::from_pointee(Map::new(placement, nodes)?),
             clock,
@@ -120,6 +157,7 @@ impl Store {
             buffers: Buffers::new(),
             hashers: Hashers::start(),
             readers: Arc::new(Readers::default()),
+            weakness,
         }))
     }
 
