@@ -138,3 +138,33 @@ pub enum Reply {
     Missing(Vec<(Tree, Partition)>),
     Forgotten(usize),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyHash, PolicyIndex};
+
+    /// The place of each call and reply in its list is part of the protocol: new ones go to the end. If this
+    /// fails, put them back in order or change [`crate::remote::PROTOCOL`].
+    #[test]
+    fn what_goes_over_the_wire_does_not_change_by_accident() {
+        let key = ObjectKey { policy: PolicyIndex(1), partition: Partition(300), hash: KeyHash([7; 16]) };
+        let head = Head { cluster: "ab".into(), epoch: 5, clock: Timestamp::from_micros(1, 2) };
+        let call = Call::ReadObject { key, data: true };
+        let (device, row_device) = ("d1".into(), Some("d2".into()));
+        let request = Request { head: head.clone(), patience: 5000, device, row_device, call };
+        let bytes = postcard::to_stdvec(&request).expect("a message");
+        let shared = [2, b'a', b'b', 5, 128, 32, 2];
+        let mut expected = shared.to_vec();
+        expected.extend([136, 39, 2, b'd', b'1', 1, 2, b'd', b'2', 2, 1, 172, 2]);
+        expected.extend([7; 16]);
+        expected.push(1);
+        assert_eq!(bytes, expected);
+        let response = Response { head, result: Ok(Reply::Forgotten(3)) };
+        let bytes = postcard::to_stdvec(&response).expect("a message");
+        assert_eq!(bytes, [&shared[..], &[0, 14, 3]].concat());
+        let tag = |call: Call| postcard::to_stdvec(&call).expect("a message")[0];
+        assert_eq!(tag(Call::FinishWork { kind: WorkKind::Free, ids: Vec::new() }), 11);
+        assert_eq!((tag(Call::Missing), tag(Call::Forget { items: Vec::new() })), (18, 20));
+    }
+}

@@ -213,12 +213,10 @@ async fn a_device_that_the_node_lacks_is_named() {
 #[tokio::test]
 async fn epochs_and_clocks_spread_with_the_calls_both_ways() {
     let machines = Machines::start().await;
-    machines.client_view.epoch.store(7, Ordering::SeqCst);
     machines
         .server_clock
         .observe(Timestamp::from_micros(machines.client_clock.wall_micros() + 40_000_000, 2));
     ask(&machines.remote).await.expect("answered");
-    assert_eq!(*machines.server_view.newer.lock(), [("n1".to_owned(), 7)]);
     assert!(machines.client_clock.now().micros() > machines.client_clock.wall_micros() + 39_000_000);
     machines.server_view.epoch.store(8, Ordering::SeqCst);
     ask(&machines.remote).await.expect("answered");
@@ -228,6 +226,25 @@ async fn epochs_and_clocks_spread_with_the_calls_both_ways() {
     machines.client_clock.observe(Timestamp::from_micros(hour, 1));
     ask(&machines.remote).await.expect("answered");
     assert!(machines.server_clock.now().micros() < hour - 3_000_000_000);
+}
+
+#[tokio::test]
+async fn a_node_that_lacks_the_callers_map_gets_it_and_answers_the_same_call() {
+    let machines = Machines::start().await;
+    let by_new_map = machines.remote.placed_by(7);
+    let call = tokio::spawn(async move { ask(&by_new_map).await });
+    // The node hears of the map while the call waits at its gate, and then goes by it.
+    let told = async {
+        while machines.server_view.newer.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(2), told).await.expect("told");
+    assert_eq!(*machines.server_view.newer.lock(), [("n1".to_owned(), 7)]);
+    machines.server.gate().adopt(7, async || Ok::<(), ()>(())).await.expect("adopted");
+    call.await.expect("joined").expect("answered");
+    let error = ask(&machines.remote.placed_by(6)).await.expect_err("an old map");
+    assert!(error.to_string().contains("the call goes by map 6, this node by map 7"), "{error}");
 }
 
 #[tokio::test]
