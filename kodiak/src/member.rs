@@ -177,11 +177,12 @@ pub struct Enlisted {
 
 impl Enlisted {
     /// The rings of the newest map, and the nodes in them.
-    pub fn placement(&self) -> Result<(Placement, Nodes)> {
+    pub async fn placement(&self) -> Result<(Placement, Nodes)> {
         let map = self.membership.map();
         let placement = placement(&map, self.key.clone())?;
-        assignments::adopt(&self.node, self.membership.name(), &placement)?;
-        Ok((placement, self.remotes.nodes(&map.members)))
+        let adopt = async || assignments::adopt(&self.node, self.membership.name(), &placement);
+        self.remotes.gate().adopt(map.epoch.0, adopt).await?;
+        Ok((placement, self.remotes.nodes(map.epoch.0, &map.members)))
     }
 
     /// Serves the other members. Returns once this machine is known to them, or after some seconds: who does not
@@ -213,7 +214,7 @@ impl Enlisted {
         }
         let serving =
             Serving { home, membership, node, credentials, own, key, remotes, store, server, present };
-        serving.place();
+        serving.place().await;
         Ok(serving)
     }
 }
@@ -250,17 +251,26 @@ impl Serving {
     }
 
     /// Gives the store the rings of the newest map.
-    fn place(&self) {
+    async fn place(&self) {
         let map = self.membership.map();
-        let placed = placement(&map, self.key.clone()).map_err(anyhow::Error::from);
-        let placed = placed.and_then(|placement| {
-            assignments::adopt(&self.node, self.membership.name(), &placement)?;
-            Ok(self.store.set_placement(placement, &self.remotes.nodes(&map.members))?)
-        });
-        match placed {
+        match self.use_rings(&map).await {
             Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the newest map are used"),
             Err(error) => tracing::error!(epoch = map.epoch.0, %error, "the rings of the map cannot be used"),
         }
+    }
+
+    async fn use_rings(&self, map: &ClusterMap) -> Result<()> {
+        let (epoch, gate) = (map.epoch.0, self.remotes.gate());
+        if gate.epoch() == epoch {
+            return Ok(());
+        }
+        let placement = placement(map, self.key.clone())?;
+        let nodes = self.remotes.nodes(epoch, &map.members);
+        let adopt = async || {
+            assignments::adopt(&self.node, self.membership.name(), &placement)?;
+            Ok(self.store.set_placement(placement.clone(), &nodes)?)
+        };
+        gate.adopt(epoch, adopt).await
     }
 
     /// Gives the store each newer map's rings.
@@ -270,7 +280,7 @@ impl Serving {
         maps.mark_changed();
         while maps.changed().await.is_ok() {
             maps.mark_unchanged();
-            self.place();
+            self.place().await;
         }
     }
 

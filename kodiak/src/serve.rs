@@ -95,7 +95,7 @@ async fn open(
 ) -> Result<(Arc<Store>, Option<Enlisted>)> {
     if let Some(machine) = machine {
         let member = machine.enlist(node, clock.clone(), key(settings)?).await?;
-        let (placement, nodes) = member.placement()?;
+        let (placement, nodes) = member.placement().await?;
         return Ok((Store::new(placement, &nodes, clock)?, Some(member)));
     }
     let name = settings.cluster.node.clone();

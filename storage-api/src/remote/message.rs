@@ -16,7 +16,8 @@ use crate::{
 pub struct Head {
     /// The sender's cluster.
     pub cluster: String,
-    /// Epoch of the map that the sender has.
+    /// Of a call: epoch of the map by which it is placed, 0 if by none. Of an answer: of the map that the
+    /// node has.
     pub epoch: u64,
     /// The sender's clock.
     pub clock: Timestamp,

@@ -1,6 +1,6 @@
 //! A storage node on another machine.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,13 @@ impl Lane {
 /// A call is made once. An error leaves open whether a write was done, as the contract allows; a call that is
 /// dropped is cancelled at the peer too, unless its writer has it already.
 pub struct RemoteNode {
+    peer: Arc<Peer>,
+    /// Of the map by which calls are placed; 0: by none.
+    epoch: u64,
+}
+
+/// What all handles of a node share.
+pub struct Peer {
     party: Arc<Party>,
     link: Arc<Link>,
     devices: RwLock<Vec<Arc<str>>>,
@@ -82,14 +89,20 @@ impl RemoteNode {
         config: &ClientConfig,
         settings: Settings,
     ) -> Arc<RemoteNode> {
-        Arc::new(RemoteNode {
+        let peer = Peer {
             link: Link::new(party.clone(), peer, address, config),
             party,
             devices: RwLock::default(),
             messages: Lane::new(settings.messages, settings.message_deadline),
             blocks: Lane::new(settings.blocks, settings.block_deadline),
             meters: Meters::new(peer),
-        })
+        };
+        Arc::new(RemoteNode { peer: Arc::new(peer), epoch: 0 })
+    }
+
+    /// The same node, for calls that are placed by the map of an epoch.
+    pub fn placed_by(&self, epoch: u64) -> Arc<RemoteNode> {
+        Arc::new(RemoteNode { peer: self.peer.clone(), epoch })
     }
 
     /// The peer has moved: later calls go to this address.
@@ -119,7 +132,7 @@ impl RemoteNode {
             _ => None,
         };
         let request = Request {
-            head: self.party.head(),
+            head: self.party.head(self.epoch),
             patience: lane.deadline.as_millis() as u32,
             device: self.name(device)?,
             row_device: row.map(|row| self.name(row.device)).transpose()?,
@@ -198,6 +211,14 @@ impl RemoteNode {
             (Reply::Done, _) => Ok(()),
             _ => self.odd(),
         }
+    }
+}
+
+impl Deref for RemoteNode {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.peer
     }
 }
 
