@@ -137,6 +137,8 @@ pub struct DeviceStatus {
     pub total: u64,
     /// A sync has failed: it takes no more writes.
     pub failed: bool,
+    /// Partitions that it is a replica of, but has not been filled with yet.
+    pub missing: usize,
 }
 
 impl Node {
@@ -233,6 +235,7 @@ impl Node {
                 available: space.available,
                 total: space.total,
                 failed: device.shared.failed.load(std::sync::atomic::Ordering::Acquire),
+                missing: device.held.missing().len(),
             }
         };
         self.devices.iter().map(status).collect()
