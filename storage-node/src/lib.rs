@@ -26,6 +26,7 @@ mod promise;
 mod quarantine;
 mod read;
 mod recover;
+pub mod repair;
 mod scan;
 mod sweep;
 mod trees;
