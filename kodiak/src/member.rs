@@ -154,6 +154,7 @@ fn rooms(node: &Node) -> Vec<DeviceRoom> {
         available: device.available,
         total: device.total,
         failed: device.failed,
+        missing: device.missing,
     };
     node.status().into_iter().map(room).collect()
 }

@@ -137,6 +137,8 @@ pub struct DeviceStatus {
     pub total: u64,
     /// A sync has failed: it takes no more writes.
     pub failed: bool,
+    /// Partitions that it is a replica of, but has not been filled with yet.
+    pub missing: usize,
 }
 
 impl Node {
@@ -233,6 +235,7 @@ impl Node {
                 available: space.available,
                 total: space.total,
                 failed: device.shared.failed.load(std::sync::atomic::Ordering::Acquire),
+                missing: device.held.missing().len(),
             }
         };
         self.devices.iter().map(status).collect()
@@ -260,6 +263,11 @@ impl Node {
     pub fn adopt(&self, device: DeviceIndex, assignments: &[Assignment]) -> Result<(), NodeError> {
         let adopted = self.at(device)?.held.adopt(assignments);
         adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+    }
+
+    /// Its devices.
+    pub fn device_indexes(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
+        (0..self.devices.len() as u16).map(DeviceIndex)
     }
 
     /// Whether a device was ever told its partitions of a tree.

@@ -14,8 +14,8 @@ use kodiak_tests::{Client, Store, program};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long the members may take to agree.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the members may take to agree, and to fill each other.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `kodiak`; what it printed, or its complaint.
 fn kodiak(arguments: &[&str]) -> Result<String> {
@@ -119,14 +119,19 @@ impl Cluster {
     }
 }
 
-/// Whether all members are up with the newest map and hold something.
+/// Whether all members are up with the newest map, and hold all that they are to hold.
 fn settled(status: &Value, members: usize) -> bool {
     let list = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let filled = |member: &Value| {
+        let devices = member["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        !devices.is_empty() && devices.iter().all(|device| device["missing"] == 0)
+    };
     let is = |member: &Value| {
         member["up"] == true
             && member["epoch"] == status["epoch"]
             && member["state"] == "active"
             && member["partitions"].as_u64() > Some(0)
+            && filled(member)
     };
     list.len() == members && list.iter().all(is)
 }
