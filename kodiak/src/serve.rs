@@ -65,9 +65,10 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
-            tokio::spawn(metrics::serve(listener, recorder, opened));
+            tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
         }
-        store.run_workers(stopped.clone());
+        let own: Arc<dyn StorageNode> = opened.clone();
+        store.run_workers(&own, opened.device_indexes(), &stopped);
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");

@@ -265,6 +265,11 @@ impl Node {
         adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
     }
 
+    /// Its devices.
+    pub fn device_indexes(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
+        (0..self.devices.len() as u16).map(DeviceIndex)
+    }
+
     /// Whether a device was ever told its partitions of a tree.
     pub fn was_assigned(&self, tree: Tree) -> bool {
         self.devices.iter().any(|device| device.held.was_assigned(tree))

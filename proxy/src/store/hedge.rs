@@ -9,6 +9,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kodiak_storage_api::{Health, NodeError};
 
+/// A piece of a block takes this much longer than a message before another replica is asked for it too: it may
+/// come from a disk that is busy.
+pub(super) const PIECE_SLACK: Duration = Duration::from_millis(50);
+
 /// What replicas answered, by their index, and the errors of the others.
 pub(super) type Answers<T> = (Vec<(usize, T)>, Vec<NodeError>);
 
@@ -62,7 +66,8 @@ fn rank(health: Health) -> u8 {
     }
 }
 
-fn late(health: Health) -> Option<Duration> {
+/// When an answer is late, if it is ever.
+pub(super) fn late(health: Health) -> Option<Duration> {
     match health {
         Health::Remote { late } => Some(late),
         Health::Local | Health::Down => None,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -19,9 +18,6 @@ use crate::http::Payload;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
 const READ_PIECE: u64 = 16 * CHECKSUM_CHUNK as u64;
-/// A piece takes this much longer than a message before another replica is asked for it too: it may come from a
-/// disk that is busy.
-const PIECE_SLACK: Duration = Duration::from_millis(50);
 /// Pieces that are read before the client has taken the ones before.
 const READ_AHEAD: usize = 3;
 
@@ -175,7 +171,7 @@ impl Store {
                 )
             }
         };
-        let (mut answers, errors) = hedge::ask(&health, 1, PIECE_SLACK, ask).await;
+        let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;
         if let Some((_, bytes)) = answers.pop() {
             return Ok(bytes);
         }

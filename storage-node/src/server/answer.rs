@@ -46,7 +46,7 @@ impl Server {
     fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
         caller.member(&self.party).map_err(|why| {
             metrics::counter!("kodiak_node_calls_refused_total", "reason" => "caller").increment(1);
-            tracing::warn!(why, "a call is refused");
+            tracing::debug!(why, "a call is refused");
             Refusal::Refused(why)
         })?;
         self.calls.clone().try_acquire_owned().map_err(|_| {

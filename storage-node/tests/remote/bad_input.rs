@@ -13,7 +13,7 @@ use kodiak_storage_api::remote::{
 use kodiak_storage_node::{Body, Extension, ServerSettings};
 use proptest::test_runner::{Config, TestRunner};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -158,6 +158,29 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(body, format!("/cluster {certificate}"));
     }
+}
+
+#[tokio::test]
+async fn callers_without_a_certificate_cannot_take_the_room_of_members() {
+    let server = ServerSettings { strangers: 1, ..ServerSettings::default() };
+    let machines = Machines::with(server, Settings::default(), None, |node| node).await;
+    let config = machines.authority.node("n1", CLUSTER).anonymous();
+    let call = wire(&machines.client.head(0));
+    let first = connect(&machines, &config, ALPN_BULK).await;
+    let (mut first, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(first)).await.expect("HTTP");
+    tokio::spawn(connection);
+    let mut get = || {
+        first.send_request(http::Request::get("/").body(Full::new(bytes::Bytes::new())).expect("a request"))
+    };
+    let answered = get().await.expect("an answer");
+    assert_eq!(answered.status(), http::StatusCode::NOT_FOUND);
+    answered.into_body().collect().await.expect("a body");
+    let mut second = connect(&machines, &config, ALPN_BULK).await;
+    assert!(!matches!(second.read(&mut [0]).await, Ok(1)), "closed");
+    let config = machines.authority.node("n1", CLUSTER).client();
+    assert!(!post(&machines, &config, call).await.contains("certificate"));
+    ask(&machines.remote).await.expect("members are served");
 }
 
 #[tokio::test]
