@@ -34,6 +34,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// On how many devices of a partition its records are: the first ones.
+    pub fn record_replicas(&self) -> usize {
+        match self.protection {
+            Protection::Replicated => self.ring.replicas(),
+            Protection::Erasure(_) => RECORD_REPLICAS.min(self.ring.replicas()),
+        }
+    }
+
     /// Whether each fragment of a block has a replica of the ring.
     pub fn check(&self) -> Result<(), PlacementError> {
         match self.protection {
@@ -230,6 +238,22 @@ impl Map {
         partition: Partition,
     ) -> Result<Vec<Replica>, NodeError> {
         Ok(self.policy(policy)?.placed.replicas(partition))
+    }
+
+    /// The devices of a node, by its name in the rings.
+    pub fn on(&self, node: &str) -> Vec<Replica> {
+        let rings = [&self.accounts, &self.containers].into_iter();
+        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
+        let mut found: Vec<Replica> = Vec::new();
+        for placed in rings {
+            for device in placed.ring.devices().filter(|device| device.node == node) {
+                let replica = placed.devices.get(device.id as usize).cloned().flatten();
+                if let Some(replica) = replica.filter(|replica| !found.iter().any(|seen| seen.is(replica))) {
+                    found.push(replica);
+                }
+            }
+        }
+        found
     }
 
     /// Every tree that a device may have something of.

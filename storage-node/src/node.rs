@@ -26,6 +26,7 @@ use crate::held::{Assignment, no_vote};
 use crate::index::IndexMemory;
 use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
+use crate::repair::RepairSettings;
 use crate::sweep::Snapshots;
 use crate::{compact, digests, listing, read, trees, work};
 
@@ -69,6 +70,8 @@ pub struct NodeSettings {
     pub compaction_rate: u64,
     /// Seconds between looks for volumes to compact. Default 30.
     pub compaction_interval: u64,
+    /// Repair, in a cluster.
+    pub repair: RepairSettings,
 }
 
 impl Default for NodeSettings {
@@ -83,6 +86,7 @@ impl Default for NodeSettings {
             checkpoint_bytes: 64 << 20,
             compaction_rate: 64 << 20,
             compaction_interval: 30,
+            repair: RepairSettings::default(),
         }
     }
 }
@@ -478,7 +482,7 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         // Only who has all rows knows whether a directory is empty, and only who has all records whether
         // there is one.
-        if !matches!(write.change, DirectoryChange::Create { .. }) {
+        if matches!(write.change, DirectoryChange::Update { .. } | DirectoryChange::Delete) {
             device.held.vote(&DIRECTORIES, write.key.partition)?;
         }
         device.ask(|done| Request::Directory(write, done)).await

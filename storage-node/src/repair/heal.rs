@@ -45,6 +45,8 @@ pub struct Healed {
     pub bytes: u64,
     /// Versions that no majority held, completed at a new ballot.
     pub settled: u64,
+    /// Versions that no majority holds, left alone because they are young.
+    pub young: u64,
     /// Items that could not be brought together now.
     pub failed: u64,
     /// Replicas that did not answer.
@@ -52,11 +54,17 @@ pub struct Healed {
 }
 
 impl Healed {
+    /// Whether every replica answered, and has what the others have.
+    pub fn is_whole(&self) -> bool {
+        self.away == 0 && self.failed == 0 && self.young == 0
+    }
+
     /// Both together.
     pub fn add(&mut self, other: Healed) {
         self.copied += other.copied;
         self.bytes += other.bytes;
         self.settled += other.settled;
+        self.young += other.young;
         self.failed += other.failed;
         self.away += other.away;
     }
@@ -201,6 +209,8 @@ impl Healer {
                         let settled = self.settle(members, *object, source).await;
                         healed.settled += u64::from(settled.is_ok());
                         count(settled, healed);
+                    } else {
+                        healed.young += 1;
                     }
                 }
             }

@@ -8,3 +8,6 @@
 pub mod heal;
 pub mod pace;
 pub mod replicator;
+mod worker;
+
+pub use worker::{RepairSettings, run};

@@ -11,7 +11,7 @@
 //! pass began longer ago than the reclaim age might have missed that: it gives nothing away any more, says
 //! so, and has to be wiped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
@@ -37,6 +37,8 @@ pub struct Pass {
     pub waiting: u64,
     /// What was copied.
     pub healed: Healed,
+    /// Partitions that the device lacked and has got whole.
+    pub filled: u64,
     /// Everything the device holds for others was compared with a majority of those.
     pub complete: bool,
 }
@@ -45,6 +47,8 @@ pub struct Pass {
 struct Compared {
     /// Partitions the device is a primary of, in which somebody differs.
     differing: Vec<Partition>,
+    /// … and in which everybody answered and nobody differs.
+    equal: Vec<Partition>,
     /// Partitions it holds and ought not to.
     foreign: Vec<Partition>,
     partitions: u64,
@@ -54,6 +58,7 @@ struct Compared {
 /// One pass. With `give`, foreign partitions are given to their primaries.
 pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, NodeError> {
     let mut pass = Pass { complete: true, ..Pass::default() };
+    let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
         if let Tree::Blocks(policy) = tree
             && healer.map.codec(policy)?.is_some()
@@ -68,11 +73,23 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
             pass.partitions += found.partitions;
             pass.healed.away += found.away;
             pass.differing += found.differing.len() as u64;
+            let mut whole = found.equal;
             for partition in found.differing {
                 match healer.heal(Place { tree, partition }, None).await {
-                    Ok(healed) => pass.healed.add(healed),
+                    Ok(healed) => {
+                        if healed.is_whole() {
+                            whole.push(partition);
+                        }
+                        pass.healed.add(healed);
+                    }
                     Err(error) => failed(&mut pass, &error),
                 }
+            }
+            // Whatever was acknowledged before this device was a replica, one of the others had when it was
+            // compared: see `docs/consistency.md`.
+            for partition in whole.into_iter().filter(|partition| missing.contains(&(tree, *partition))) {
+                local.node.filled(local.device, tree, partition).await?;
+                pass.filled += 1;
             }
             for partition in found.foreign.into_iter().filter(|_| give) {
                 foreign(healer, local, Place { tree, partition }, &mut pass).await;
@@ -124,7 +141,8 @@ async fn compare(
         Ok::<HashMap<Partition, Digest>, NodeError>(found.into_iter().collect())
     };
     let mine = digests(local).await?;
-    let mut compared = Compared { differing: Vec::new(), foreign: Vec::new(), partitions: 0, away: 0 };
+    let mut compared =
+        Compared { differing: Vec::new(), equal: Vec::new(), foreign: Vec::new(), partitions: 0, away: 0 };
     // Each peer once, with what it answered; none if it did not.
     let mut peers: Vec<(Replica, Option<HashMap<Partition, Digest>>)> = Vec::new();
     for partition in range.clone().map(Partition) {
@@ -136,7 +154,7 @@ async fn compare(
             continue;
         }
         compared.partitions += 1;
-        let mut differs = false;
+        let (mut differs, mut all_answered) = (false, true);
         for peer in replicas.iter().filter(|replica| !replica.is(local)) {
             let known = peers.iter().position(|(known, _)| known.is(peer));
             let known = match known {
@@ -148,12 +166,15 @@ async fn compare(
                     peers.len() - 1
                 }
             };
-            if let Some(theirs) = &peers[known].1 {
-                differs |= theirs.get(&partition) != mine.get(&partition);
+            match &peers[known].1 {
+                Some(theirs) => differs |= theirs.get(&partition) != mine.get(&partition),
+                None => all_answered = false,
             }
         }
         if differs {
             compared.differing.push(partition);
+        } else if all_answered {
+            compared.equal.push(partition);
         }
     }
     Ok(compared)
