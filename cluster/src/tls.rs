@@ -190,3 +190,91 @@ impl ServerCertVerifier for Pinned {
         provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, OffsetDateTime};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+    use crate::{Authority, ClusterId, NodeKey};
+
+    const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+    struct Node {
+        authority: Authority,
+        credentials: Arc<Credentials>,
+    }
+
+    fn node(name: &str, authority: Authority, age: Duration) -> Node {
+        let key = NodeKey::create().unwrap();
+        let pem = authority.sign(CLUSTER, name, &key, OffsetDateTime::now_utc() - age).unwrap();
+        let credentials = Credentials::new(authority.pem(), &pem, &key.pem()).unwrap();
+        Node { authority, credentials }
+    }
+
+    fn authority() -> Authority {
+        Authority::create(CLUSTER, OffsetDateTime::now_utc()).unwrap()
+    }
+
+    fn again(authority: &Authority) -> Authority {
+        Authority::load(authority.pem(), &authority.key_pem()).unwrap()
+    }
+
+    /// What client and server say of a handshake; a byte goes each way, since TLS 1.3 tells a client late.
+    async fn shake(server: &Node, client: Arc<ClientConfig>, name: &str) -> Result<(), String> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(server.credentials.server().unwrap());
+        let serve = async {
+            let mut stream = acceptor.accept(listener.accept().await?.0).await?;
+            stream.write_u8(1).await?;
+            stream.flush().await
+        };
+        let host = ServerName::try_from(certificates::host_name(CLUSTER, name)).unwrap();
+        let call = async {
+            let stream = TcpStream::connect(address).await?;
+            TlsConnector::from(client).connect(host, stream).await?.read_u8().await
+        };
+        let (served, called) = tokio::join!(serve, call);
+        match (served, called) {
+            (Ok(()), Ok(_)) => Ok(()),
+            (served, called) => Err(format!("server: {served:?}; client: {called:?}")),
+        }
+    }
+
+    #[tokio::test]
+    async fn members_talk_and_what_the_authority_did_not_sign_or_is_over_does_not() {
+        let server = node("n1", authority(), Duration::ZERO);
+        let client = node("n2", again(&server.authority), Duration::ZERO);
+        shake(&server, client.credentials.client().unwrap(), "n1").await.unwrap();
+        let other = shake(&server, client.credentials.client().unwrap(), "n3").await.unwrap_err();
+        assert!(other.contains("NotValidForName"), "{other}");
+        let old = node("n2", again(&server.authority), Duration::days(31));
+        let expired = shake(&server, old.credentials.client().unwrap(), "n1").await.unwrap_err();
+        assert!(expired.contains("ExpiredContext") || expired.contains("Expired"), "{expired}");
+        // A node of another cluster believes its own authority only; one that pretends to have ours shows a
+        // certificate that ours did not sign.
+        let stranger = node("n2", authority(), Duration::ZERO);
+        let foreign = shake(&server, stranger.credentials.client().unwrap(), "n1").await.unwrap_err();
+        // Both authorities have one name: only the signature tells them apart.
+        assert!(foreign.contains("client: Err") && foreign.contains("BadSignature"), "{foreign}");
+        let current = stranger.credentials.current.load_full();
+        let liar =
+            Credentials { authority: client.credentials.authority.clone(), current: ArcSwap::new(current) };
+        let forged = shake(&server, Arc::new(liar).client().unwrap(), "n1").await.unwrap_err();
+        assert!(forged.contains("server: Err") && forged.contains("BadSignature"), "{forged}");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_joins_talks_only_to_the_authority_of_its_token() {
+        let server = node("n1", authority(), Duration::ZERO);
+        shake(&server, joining(server.authority.fingerprint()).unwrap(), "n1").await.unwrap();
+        let wrong = shake(&server, joining(Fingerprint([1; 32])).unwrap(), "n1").await.unwrap_err();
+        assert!(wrong.contains("UnknownIssuer") || wrong.contains("UnknownCA"), "{wrong}");
+        let name = shake(&server, joining(server.authority.fingerprint()).unwrap(), "n2").await.unwrap_err();
+        assert!(name.contains("NotValidForName"), "{name}");
+    }
+}

@@ -14,19 +14,24 @@ use kodiak_cluster::{
     Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal,
     TlsPeers,
 };
-use kodiak_proxy::store::{Placement, Store};
+use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_ring::PlacementKey;
-use kodiak_storage_api::Policy;
-use kodiak_storage_node::Node;
+use kodiak_storage_api::{Clock, Policy};
+use kodiak_storage_node::{Node, Server, ServerSettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use crate::remote::Remotes;
+use crate::assignments;
+use crate::remote::{self, Remotes};
 use crate::settings::{ClusterSettings, Settings};
 use crate::shared::Shared;
 
 /// Between two looks at this node's certificate.
 const RENEWAL: Duration = Duration::from_secs(3600);
+
+/// How long a start waits for the cluster to know it.
+const FIRST_PRESENT: Duration = Duration::from_secs(3);
 
 /// A member's folder, opened, and its disks, checked.
 pub struct Machine {
@@ -67,32 +72,41 @@ impl Machine {
         Ok(member.with_context(gone)?.clock)
     }
 
-    /// The newest map that this machine knows.
-    pub fn map(&self) -> &Arc<ClusterMap> {
-        self.opened.stored.register().map()
-    }
-
-    /// Takes up the membership, once the storage is open.
-    pub async fn start(self, node: Arc<Node>) -> Result<Running> {
+    /// Takes up the membership, once the storage is open. Nothing is served or called yet.
+    pub async fn enlist(self, node: Arc<Node>, clock: Arc<Clock>, key: PlacementKey) -> Result<Enlisted> {
         let Machine { home, opened, devices, cluster, settings, listen } = self;
-        let Opened { authority, credentials, key, stored } = opened;
+        let Opened { authority, credentials, key: own, stored } = opened;
         let map = stored.register().map().clone();
         let known = map.member(&cluster.node).map(|member| member.address);
         let listener = bind(listen, known).await?;
         let address = listener.local_addr()?;
-        let shown = credentials.clone();
+        let (client, shown, reported) = (credentials.client()?, credentials.clone(), node.clone());
         let membership = Membership::new(Parts {
             name: cluster.node.clone(),
             stored,
             authority,
             settings,
-            peers: TlsPeers::new(map.cluster, credentials.client()?),
-            report: Box::new(move || (expires(&shown), rooms(&node))),
+            peers: TlsPeers::new(map.cluster, client.clone()),
+            report: Box::new(move || (expires(&shown), rooms(&reported))),
         });
-        // Before anything is served: a copy of a machine that runs must not be.
-        membership.announce_start(address).await?;
+        let (party, view) = remote::party(&membership, clock);
+        let remotes = Remotes::new(party.clone(), node.clone(), client);
+        let server = (credentials.server()?, ServerSettings::default());
+        let server = Server::new(node.clone(), party, &server.0, Some(view), server.1);
         let present = Change::Present { name: cluster.node, address, devices };
-        Ok(Running { home, membership, credentials, key, listener, address, present })
+        Ok(Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        })
     }
 }
 
@@ -114,7 +128,7 @@ pub fn weights(slots: &[Slot]) -> Result<Vec<u64>> {
     let looked: Vec<(u64, u64)> = slots.iter().map(look).collect::<Result<_>>()?;
     let share = |&(system, bytes): &(u64, u64)| {
         let sharing = looked.iter().filter(|(other, _)| *other == system).count() as u64;
-        (bytes / sharing * 1000 >> 30).max(1)
+        ((bytes / sharing * 1000) >> 30).max(1)
     };
     Ok(looked.iter().map(share).collect())
 }
@@ -140,57 +154,153 @@ fn rooms(node: &Node) -> Vec<DeviceRoom> {
         available: device.available,
         total: device.total,
         failed: device.failed,
+        missing: device.missing,
     };
     node.status().into_iter().map(room).collect()
 }
 
-/// A member that runs.
-pub struct Running {
+/// A member that is about to serve.
+pub struct Enlisted {
     home: Home,
-    /// Its part in the cluster.
-    pub membership: Arc<Membership>,
-    /// Its certificate.
-    pub credentials: Arc<Credentials>,
-    key: NodeKey,
+    membership: Arc<Membership>,
+    node: Arc<Node>,
+    credentials: Arc<Credentials>,
+    own: NodeKey,
+    key: PlacementKey,
+    remotes: Remotes,
+    server: Arc<Server>,
     listener: TcpListener,
     /// Where it serves the others.
     pub address: SocketAddr,
     present: Change,
 }
 
-impl Running {
-    /// Serves the other members and keeps up with them until it is told to stop, or a member refuses this process.
-    pub async fn serve(self, store: Arc<Store>, remotes: Remotes, stop: watch::Receiver<bool>) -> Refusal {
-        let Running { home, membership, credentials, key, listener, present, .. } = self;
-        let config = match credentials.server() {
-            Ok(config) => config,
-            Err(error) => return Refusal::Failed(error.to_string()),
-        };
-        let serving = kodiak_cluster::call::serve(listener, config, membership.clone(), stop);
-        let following = follow(membership.clone(), store, remotes);
-        let renewing = renew(home, membership.clone(), credentials, key);
-        let keeping = membership.clone().keep_up(present);
-        tokio::select! {
-            refusal = keeping => refusal,
-            // None of these ends by itself but the listener, when it is told to stop.
-            () = async { tokio::join!(serving, following, renewing); } => Refusal::Failed("the cluster listener ended".into()),
+impl Enlisted {
+    /// The rings of the newest map, and the nodes in them.
+    pub async fn placement(&self) -> Result<(Placement, Nodes)> {
+        let map = self.membership.map();
+        let placement = placement(&map, self.key.clone())?;
+        let adopt = async || assignments::adopt(&self.node, self.membership.name(), &placement);
+        self.remotes.gate().adopt(map.epoch.0, adopt).await?;
+        Ok((placement, self.remotes.nodes(map.epoch.0, &map.members)))
+    }
+
+    /// Serves the other members. Returns once this machine is known to them, or after some seconds: who does not
+    /// answer does not hinder a start.
+    ///
+    /// # Errors
+    /// When a member refuses this process.
+    pub async fn serve(self, store: Arc<Store>, stop: watch::Receiver<bool>) -> Result<Serving> {
+        let Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        } = self;
+        let server = tokio::spawn(server.run(listener, stop));
+        // A copy of a machine that runs must not serve clients.
+        membership.announce_start(address).await?;
+        match tokio::time::timeout(FIRST_PRESENT, membership.change(&present)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
+            Err(_) => tracing::warn!("the cluster does not know this start yet: it does not answer in time"),
         }
+        let serving =
+            Serving { home, membership, node, credentials, own, key, remotes, store, server, present };
+        serving.place().await;
+        Ok(serving)
     }
 }
 
-/// Gives the store each newer map's rings.
-async fn follow(membership: Arc<Membership>, store: Arc<Store>, remotes: Remotes) {
-    let mut maps = membership.watch();
-    // The first may be newer than the one that the store was opened with.
-    maps.mark_changed();
-    while maps.changed().await.is_ok() {
-        let map = maps.borrow_and_update().clone();
-        let placed = placement(&map, remotes.key()).map_err(anyhow::Error::from);
-        let placed =
-            placed.and_then(|placement| Ok(store.set_placement(placement, &remotes.nodes(&map.members))?));
-        match placed {
-            Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the new map are used"),
+/// A member that serves.
+pub struct Serving {
+    home: Home,
+    membership: Arc<Membership>,
+    node: Arc<Node>,
+    credentials: Arc<Credentials>,
+    own: NodeKey,
+    key: PlacementKey,
+    remotes: Remotes,
+    store: Arc<Store>,
+    server: JoinHandle<()>,
+    present: Change,
+}
+
+impl Serving {
+    /// Keeps up with the others until a member refuses this process.
+    pub async fn keep_up(&self) -> Refusal {
+        let keeping = self.membership.clone().keep_up(self.present.clone());
+        tokio::select! {
+            refusal = keeping => refusal,
+            () = self.follow() => Refusal::Failed("the membership ended".into()),
+            () = self.renew() => Refusal::Failed("the renewal of certificates ended".into()),
+        }
+    }
+
+    /// Waits for calls of others that are under way, once the server was told to stop.
+    pub async fn end(self) {
+        // A panic was logged where it happened.
+        let _ = self.server.await;
+    }
+
+    /// Gives the store the rings of the newest map.
+    async fn place(&self) {
+        let map = self.membership.map();
+        match self.use_rings(&map).await {
+            Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the newest map are used"),
             Err(error) => tracing::error!(epoch = map.epoch.0, %error, "the rings of the map cannot be used"),
+        }
+    }
+
+    async fn use_rings(&self, map: &ClusterMap) -> Result<()> {
+        let (epoch, gate) = (map.epoch.0, self.remotes.gate());
+        if gate.epoch() == epoch {
+            return Ok(());
+        }
+        let placement = placement(map, self.key.clone())?;
+        let nodes = self.remotes.nodes(epoch, &map.members);
+        let adopt = async || {
+            assignments::adopt(&self.node, self.membership.name(), &placement)?;
+            Ok(self.store.set_placement(placement.clone(), &nodes)?)
+        };
+        gate.adopt(epoch, adopt).await
+    }
+
+    /// Gives the store each newer map's rings.
+    async fn follow(&self) {
+        let mut maps = self.membership.watch();
+        // The one before may have come between.
+        maps.mark_changed();
+        while maps.changed().await.is_ok() {
+            maps.mark_unchanged();
+            self.place().await;
+        }
+    }
+
+    /// Renews the certificate when two thirds of its life are over.
+    async fn renew(&self) {
+        let mut ticks = tokio::time::interval(RENEWAL);
+        loop {
+            ticks.tick().await;
+            let read = NodeCertificate::read(&self.credentials.certificate());
+            if read.is_ok_and(|certificate| !certificate.due(std::time::SystemTime::now().into())) {
+                continue;
+            }
+            let renewed = self.membership.renew(&self.own).map_err(anyhow::Error::from).and_then(|pem| {
+                self.home.save_certificate(&pem)?;
+                Ok(self.credentials.renew(&pem, &self.own.pem())?)
+            });
+            match renewed {
+                Ok(()) => tracing::info!("this node's certificate is renewed"),
+                Err(error) => tracing::error!(%error, "this node's certificate cannot be renewed"),
+            }
         }
     }
 }
@@ -210,24 +320,4 @@ pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodia
 /// The map in a member's folder, as it was stored last.
 pub fn stored_map(folder: &Path, node: &str) -> Result<Arc<ClusterMap>> {
     Ok(Home::new(folder).open(node)?.stored.register().map().clone())
-}
-
-/// Renews the certificate when two thirds of its life are over.
-async fn renew(home: Home, membership: Arc<Membership>, credentials: Arc<Credentials>, key: NodeKey) {
-    let mut ticks = tokio::time::interval(RENEWAL);
-    loop {
-        ticks.tick().await;
-        let read = NodeCertificate::read(&credentials.certificate());
-        if read.is_ok_and(|certificate| !certificate.due(std::time::SystemTime::now().into())) {
-            continue;
-        }
-        let renewed = membership.renew(&key).map_err(anyhow::Error::from).and_then(|pem| {
-            home.save_certificate(&pem)?;
-            Ok(credentials.renew(&pem, &key.pem())?)
-        });
-        match renewed {
-            Ok(()) => tracing::info!("this node's certificate is renewed"),
-            Err(error) => tracing::error!(%error, "this node's certificate cannot be renewed"),
-        }
-    }
 }

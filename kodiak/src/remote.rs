@@ -1,32 +1,94 @@
 //! The storage nodes of a cluster: this machine's own, and the others over the network.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use kodiak_cluster::Member;
+use async_trait::async_trait;
+use kodiak_cluster::{Caller, Member, Membership, call};
 use kodiak_proxy::store::Nodes;
-use kodiak_ring::PlacementKey;
-use kodiak_storage_api::StorageNode;
+use kodiak_storage_api::remote::{ClusterView, Gate, Gated, Party, RemoteNode, Settings};
+use kodiak_storage_api::{Clock, StorageNode};
+use kodiak_storage_node::{Body, Extension};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 
-/// Makes nodes of members.
+/// What the transport asks of the membership, and what the membership is asked over the transport.
+pub struct View(pub Arc<Membership>);
+
+impl ClusterView for View {
+    fn epoch(&self) -> u64 {
+        self.0.map().epoch.0
+    }
+
+    fn newer(&self, peer: &str, _: u64) {
+        self.0.hear_of_newer(peer);
+    }
+
+    fn admit(&self, node: &str, certificate: &[u8]) -> Result<(), String> {
+        match self.0.identify(Some(certificate)) {
+            Ok(Caller::Member(name)) if name == node => Ok(()),
+            Ok(_) => Err(format!("the certificate is not that of {node}")),
+            Err(refusal) => Err(refusal.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Extension for View {
+    async fn answer(
+        &self,
+        certificate: Option<&CertificateDer<'static>>,
+        request: hyper::Request<hyper::body::Incoming>,
+    ) -> hyper::Response<Body> {
+        call::answer(&self.0, certificate, request).await.map(Body::new)
+    }
+}
+
+/// Makes nodes of members. A member's node is kept while maps come and go, and its connections with it.
 pub struct Remotes {
-    name: String,
+    party: Arc<Party>,
     local: Arc<dyn StorageNode>,
-    key: PlacementKey,
+    config: Arc<ClientConfig>,
+    /// By clock, which no two members ever share.
+    known: Mutex<HashMap<u32, Arc<RemoteNode>>>,
 }
 
 impl Remotes {
-    /// `local` is this machine's node, called `name`.
-    pub fn new(name: &str, local: Arc<dyn StorageNode>, key: PlacementKey) -> Remotes {
-        Remotes { name: name.to_owned(), local, key }
+    /// `local` is this machine's own node.
+    pub fn new(party: Arc<Party>, local: Arc<dyn StorageNode>, config: Arc<ClientConfig>) -> Remotes {
+        Remotes { party, local, config, known: Mutex::default() }
     }
 
-    /// The key that places names.
-    pub fn key(&self) -> PlacementKey {
-        self.key.clone()
+    /// Which map's rings this machine goes by.
+    pub fn gate(&self) -> &Gate {
+        self.party.gate()
     }
 
-    /// The nodes of these members, and this machine's own.
-    pub fn nodes(&self, _members: &[Member]) -> Nodes {
-        [(self.name.clone(), self.local.clone())].into_iter().collect()
+    /// The nodes of these members, and this machine's own, for calls that the map of this epoch places.
+    pub fn nodes(&self, epoch: u64, members: &[Member]) -> Nodes {
+        let mut known = self.known.lock();
+        known.retain(|clock, _| members.iter().any(|member| member.clock == *clock));
+        let mut nodes: Nodes = HashMap::new();
+        nodes.insert(self.party.name().to_owned(), Gated::new(self.party.clone(), self.local.clone(), epoch));
+        // Who was never up has no address, and nothing in the rings.
+        let up = |member: &&Member| member.name != self.party.name() && member.address.port() != 0;
+        for member in members.iter().filter(up) {
+            let address = member.address.to_string();
+            let make = || {
+                RemoteNode::new(self.party.clone(), &member.name, &address, &self.config, Settings::default())
+            };
+            let node = known.entry(member.clock).or_insert_with(make);
+            node.moved(&address);
+            nodes.insert(member.name.clone(), node.placed_by(epoch));
+        }
+        nodes
     }
+}
+
+/// This machine as a party to calls.
+pub fn party(membership: &Arc<Membership>, clock: Arc<Clock>) -> (Arc<Party>, Arc<View>) {
+    let view = Arc::new(View(membership.clone()));
+    let cluster = membership.map().cluster.to_string();
+    (Party::new(cluster, membership.name(), clock, view.clone()), view)
 }

@@ -8,20 +8,20 @@ use anyhow::{Context, Result, bail};
 use kodiak_auth::{FixedUsers, TokenLife};
 use kodiak_proxy::s3::S3Front;
 use kodiak_proxy::server::{self, Fronts};
-use kodiak_proxy::store::{Placement, Store};
+use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
 use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
+use kodiak_storage_node::repair::{CurrentMap, LocalDevice, Repairer, audit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::endpoints::{Endpoints, S3, Swift};
-use crate::member::{self, Machine};
+use crate::member::{self, Enlisted, Machine, Serving};
 use crate::metrics;
-use crate::remote::Remotes;
 use crate::settings::Settings;
 
 /// Number of the clock of a store that is no member of a cluster.
@@ -45,21 +45,11 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         .context("cannot start threads")?;
     let opened = node.clone();
     let served = runtime.block_on(async move {
-        let remotes =
-            Remotes::new(&settings.cluster.node, opened.clone() as Arc<dyn StorageNode>, key(&settings)?);
-        let (placement, nodes) = match &machine {
-            Some(machine) => {
-                (member::placement(machine.map(), remotes.key())?, remotes.nodes(&machine.map().members))
-            }
-            None => (placement(&settings)?, remotes.nodes(&[])),
-        };
-        let store = Store::new(placement, &nodes, clock)?;
-        if machine.is_none() {
-            // Every record is on this node: the rings name no other.
-            opened.sweep_orphans().context("cannot start the sweeper")?;
-        }
-        let running = match machine {
-            Some(machine) => Some(machine.start(opened.clone()).await?),
+        let (stop, stopped) = watch::channel(false);
+        let (store, member) = open(&settings, machine, opened.clone(), clock).await?;
+        let address = member.as_ref().map(|member| member.address);
+        let member = match member {
+            Some(member) => Some(member.serve(store.clone(), stopped.clone()).await?),
             None => None,
         };
         let users = Arc::new(FixedUsers::new(
@@ -72,31 +62,27 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
-        endpoints.cluster = running.as_ref().map(|running| running.address);
+        endpoints.cluster = address;
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
-            tokio::spawn(metrics::serve(listener, recorder, opened));
+            tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
         }
-        let (stop, stopped) = watch::channel(false);
-        store.run_workers(stopped.clone());
-        let cluster = async {
-            match running {
-                Some(running) => running.serve(store, remotes, stopped.clone()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let serving =
-            tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped.clone()));
+        let own: Arc<dyn StorageNode> = opened.clone();
+        store.run_workers(&own, opened.device_indexes(), &stopped);
+        if member.is_some() {
+            repair(&settings, &opened, &store, &stopped);
+        }
+        let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
-        let ended = tokio::select! {
-            told = until_told() => told,
-            refusal = cluster => Err(refusal.into()),
-        };
+        let ended = until_told(member.as_ref()).await;
         tracing::info!("stopping");
         stop.send_replace(true);
         serving.await.context("the server broke")?;
+        if let Some(member) = member {
+            member.end().await;
+        }
         ended
     });
     // What was acknowledged is durable already; this makes the next start quick.
@@ -105,14 +91,51 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
     served
 }
 
-async fn until_told() -> Result<()> {
+/// Brings the replicas on this machine's devices together with the others, and looks for damage.
+fn repair(settings: &Settings, node: &Arc<Node>, store: &Arc<Store>, stopped: &watch::Receiver<bool>) {
+    let repair = settings.storage.repair.clone();
+    let devices = LocalDevice::of(node);
+    audit::run(node, devices.clone().into_iter(), repair.audit_rate, stopped);
+    let (of, clock) = (store.clone(), store.shared_clock());
+    let map: CurrentMap = Arc::new(move || of.current_map());
+    Repairer::new(repair, node.clone(), map, clock).run(devices.into_iter(), stopped);
+}
+
+/// Opens the store: over this machine's node alone, or over those of a cluster.
+async fn open(
+    settings: &Settings,
+    machine: Option<Machine>,
+    node: Arc<Node>,
+    clock: Arc<Clock>,
+) -> Result<(Arc<Store>, Option<Enlisted>)> {
+    if let Some(machine) = machine {
+        let member = machine.enlist(node, clock.clone(), key(settings)?).await?;
+        let (placement, nodes) = member.placement().await?;
+        return Ok((Store::new(placement, &nodes, clock)?, Some(member)));
+    }
+    let name = settings.cluster.node.clone();
+    let nodes: Nodes = [(name, node.clone() as Arc<dyn StorageNode>)].into_iter().collect();
+    let store = Store::new(placement(settings)?, &nodes, clock)?;
+    // Every record is on this node: the rings name no other.
+    node.sweep_orphans().context("cannot start the sweeper")?;
+    Ok((store, None))
+}
+
+/// Until a signal comes, or the cluster refuses this process.
+async fn until_told(member: Option<&Serving>) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let refused = async {
+        match member {
+            Some(member) => member.keep_up().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        refusal = refused => Err(refusal.into()),
     }
-    Ok(())
 }
 
 async fn bind(address: std::net::SocketAddr) -> Result<TcpListener> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DirectoryKey, PolicyIndex, Timestamp, VersionId};
+use crate::{DirectoryKey, NodeError, PolicyIndex, Timestamp, VersionId};
 
 /// A metadata value and when it was set; replicas merge by the newer. Empty means removed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -119,6 +119,51 @@ pub enum DirectoryChange {
     /// Takes over what another replica knows, field by field the newer; [`crate::NodeError::NotEmpty`]
     /// if that would delete it while it has rows.
     Merge(Box<Directory>),
+}
+
+impl DirectoryWrite {
+    /// The state after the change, and whether that created the directory: a plain function of the state
+    /// before. Whether it is empty is for the caller to know.
+    pub fn apply(&self, old: Option<Directory>) -> Result<(Directory, bool), NodeError> {
+        let existed = old.as_ref().is_some_and(Directory::exists);
+        let at = self.timestamp;
+        let mut directory = old.unwrap_or_else(|| Directory {
+            name: self.name.clone(),
+            created: Timestamp::ZERO,
+            deleted: Timestamp::ZERO,
+            policy: Default::default(),
+            headers: Default::default(),
+        });
+        match &self.change {
+            DirectoryChange::Create { policy, headers } => {
+                if !existed && at > directory.deleted {
+                    directory.created = at;
+                    directory.policy = *policy;
+                }
+                directory.set_headers(headers, at);
+            }
+            DirectoryChange::Update { .. } if !existed => return Err(NodeError::NoDirectory),
+            DirectoryChange::Update { headers } => directory.set_headers(headers, at),
+            DirectoryChange::Delete if !existed => return Err(NodeError::NoDirectory),
+            DirectoryChange::Delete => directory.deleted = directory.deleted.max(at),
+            DirectoryChange::Merge(other) => directory = directory.merge((**other).clone()),
+        }
+        directory.drop_old_headers();
+        let created = !existed && directory.exists();
+        Ok((directory, created))
+    }
+}
+
+impl Directory {
+    /// Headers keep their removals (empty values) while the directory lives, for merging replicas.
+    fn set_headers(&mut self, headers: &[(String, String)], at: Timestamp) {
+        for (name, value) in headers {
+            let newer = self.headers.get(name).is_none_or(|old| old.timestamp < at);
+            if newer {
+                self.headers.insert(name.clone(), HeaderValue { value: value.clone(), timestamp: at });
+            }
+        }
+    }
 }
 
 /// Extra fields of a row that shows a version. Names with a leading dash are not shown as they are.

@@ -9,9 +9,13 @@ mod directory;
 mod erasure;
 mod error;
 mod key;
+#[cfg(feature = "testing")]
+pub mod memory;
 mod node;
 mod placement;
 mod record;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod repair;
 mod time;
 mod version;
@@ -25,8 +29,8 @@ pub use erasure::{Codec, ErasureCode, ErasureCodeError, MAX_FRAGMENTS};
 pub use error::NodeError;
 pub use key::{BlockKey, DataId, DirectoryKey, ObjectKey, ObjectPath, PathError};
 pub use node::{
-    BlockWrite, DeviceIndex, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work, WorkId,
-    WorkItem, WorkKind,
+    BlockWrite, DeviceIndex, Health, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work,
+    WorkId, WorkItem, WorkKind,
 };
 pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
 pub use record::{Extent, Layout, ObjectRecord, Version};

@@ -1,6 +1,7 @@
 //! The trait that every storage node implements, in this process or on another machine.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,8 +17,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DeviceIndex(pub u16);
 
-/// A new version of an object.
-#[derive(Clone, Debug)]
+/// A new version of an object. It is serialized without its bytes, which go beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObjectWrite {
     /// Where it lies.
     pub key: ObjectKey,
@@ -31,13 +32,14 @@ pub struct ObjectWrite {
     /// [`NodeError::Stale`]. For names with one replica, where that makes a compare-and-set.
     pub expect: Option<Timestamp>,
     /// The bytes, for [`crate::Layout::Inline`]; else empty. Never copied on the way to the device.
+    #[serde(skip)]
     pub inline: Vec<Bytes>,
     /// The container replica on the same node whose row goes with it, if there is one.
     pub row: Option<RowTarget>,
 }
 
 /// A container replica on the node that stores the object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RowTarget {
     /// The container.
     pub directory: DirectoryKey,
@@ -45,19 +47,20 @@ pub struct RowTarget {
     pub device: DeviceIndex,
 }
 
-/// What a device has of a name.
-#[derive(Clone, Debug)]
+/// What a device has of a name. It is serialized without its bytes, which go beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredVersion {
     /// The version.
     pub version: Version,
     /// Which write it is, and its place in the order.
     pub stamp: Stamp,
     /// The verified bytes, where they were asked for and lie inline.
+    #[serde(skip)]
     pub inline: Option<Bytes>,
 }
 
-/// A block to store.
-#[derive(Clone, Debug)]
+/// A block to store. It is serialized without its bytes, which go beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BlockWrite {
     /// Where it lies.
     pub key: BlockKey,
@@ -66,11 +69,12 @@ pub struct BlockWrite {
     /// BLAKE3 of the content.
     pub digest: [u8; 32],
     /// The content, at most [`crate::BLOCK_SIZE`] bytes. Never copied on the way to the device.
+    #[serde(skip)]
     pub data: Vec<Bytes>,
 }
 
 /// What has reached stable storage when rows are acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum RowDurability {
     /// The rows themselves.
     Synced,
@@ -128,6 +132,20 @@ pub enum Work {
     },
 }
 
+/// How soon a node can be expected to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// It is in this process.
+    Local,
+    /// On another machine: an answer to a small question that takes longer than `late` is unusual.
+    Remote {
+        /// About 19 of 20 answers come within it.
+        late: Duration,
+    },
+    /// It has not answered for a while: calls fail at once.
+    Down,
+}
+
 /// A storage node: the only way to a device.
 ///
 /// Every method may be called again after an error or a time-out: writes are idempotent by their
@@ -137,6 +155,11 @@ pub enum Work {
 pub trait StorageNode: Send + Sync + 'static {
     /// The device of this name.
     fn device(&self, name: &str) -> Option<DeviceIndex>;
+
+    /// How soon it can be expected to answer: readers ask the better ones first.
+    fn health(&self) -> Health {
+        Health::Local
+    }
 
     /// Stores a version unless the device has a newer one or has promised to take none so old
     /// ([`NodeError::Stale`]), and then its row, which is seen by every later listing and comes back by itself after a crash.
@@ -282,6 +305,20 @@ pub trait StorageNode: Send + Sync + 'static {
     async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         let _ = (device, write);
         Err(no_repair())
+    }
+
+    /// Partitions that the device does not hold whole: it takes their writes, and has no vote in reads and
+    /// promises until it is told that they are filled ([`StorageNode::filled`]).
+    async fn missing(&self, device: DeviceIndex) -> Result<Vec<(Tree, Partition)>, NodeError> {
+        let _ = device;
+        Ok(Vec::new())
+    }
+
+    /// Notes that a partition has everything that every other replica had when the ring changed or later. On
+    /// stable storage.
+    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+        let _ = (device, tree, partition);
+        Ok(())
     }
 
     /// Drops items that are elsewhere, or that nobody needs any more, if they are still exactly these:

@@ -272,19 +272,6 @@ impl Map {
         Ok(self.policy(policy)?.codec.clone())
     }
 
-    /// Every device of every ring, once.
-    pub fn devices(&self) -> Vec<Replica> {
-        let rings = [&self.accounts, &self.containers].into_iter();
-        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
-        let mut all: Vec<Replica> = Vec::new();
-        for replica in rings.flat_map(|ring| ring.devices.iter().flatten()) {
-            if !all.iter().any(|seen| seen.device == replica.device && seen.shares_node(replica)) {
-                all.push(replica.clone());
-            }
-        }
-        all
-    }
-
     fn policy(&self, policy: PolicyIndex) -> Result<&PlacedPolicy, NodeError> {
         let missing = || NodeError::Unavailable(format!("storage policy {} has no ring", policy.0));
         self.objects.get(usize::from(policy.0)).ok_or_else(missing)

@@ -14,6 +14,7 @@ use crate::apply::Applier;
 use crate::directories::Directories;
 use crate::disk::Disk;
 use crate::group::{Done, Request};
+use crate::held::Held;
 use crate::index::{Index, IndexMemory};
 use crate::node::{NodeSettings, OpenError};
 use crate::promise::Ceiling;
@@ -38,6 +39,8 @@ pub struct Device {
     stopping: AtomicBool,
     /// See there.
     pub ceiling: Arc<Ceiling>,
+    /// Which partitions it holds whole.
+    pub held: Arc<Held>,
     /// Volumes that may be deleted after the next checkpoint.
     evacuated: Mutex<Vec<u32>>,
     /// Keeps every other process out of the folder while it is open.
@@ -143,6 +146,7 @@ impl Found {
         let is_new = volumes.all().is_empty();
         let ceiling = Ceiling::open(self.disk.clone(), &self.folder, is_new, &self.shared.clock);
         let ceiling = Arc::new(ceiling);
+        let held = Arc::new(Held::open(self.disk.clone(), &self.folder));
         // The writer begins a new volume: everything in the ones that are there has been applied.
         *self.shared.applied.lock() = (volumes.next_number(), crate::volume::FIRST_NEEDLE);
         let (sender, requests) = bounded(QUEUE);
@@ -160,6 +164,7 @@ impl Found {
             thread: Mutex::new(Some(thread)),
             stopping: AtomicBool::new(false),
             ceiling,
+            held,
             evacuated: Mutex::new(Vec::new()),
             _lock: self.lock,
         })
@@ -259,6 +264,11 @@ impl Device {
         checkpoint
             .save(self.disk.as_ref(), &self.folder)
             .map_err(|error| NodeError::Unavailable(format!("checkpoint: {error}")))
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Room on its file system, bytes.

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    Digest, Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, HeaderValue, Item,
-    ItemKey, NodeError, Row, Stats, Timestamp,
+    Digest, Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemKey,
+    NodeError, Row, Stats, Timestamp,
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -270,7 +270,7 @@ impl Directories {
             let Some(held) = stored_row(&self.index, &bytes)? else { continue };
             let deleted = held.live.is_none();
             let same = (held.timestamp, deleted) == (item.timestamp, item.deleted);
-            if !same && !(replay && held.timestamp < item.timestamp) {
+            if !(same || replay && held.timestamp < item.timestamp) {
                 continue;
             }
             let family = if held.live.is_some() { Family::Rows } else { Family::Tombstones };
@@ -442,43 +442,9 @@ impl RowChange<'_> {
     }
 }
 
-/// The state after a change: a plain function of the state before.
+/// The state after a change.
 fn change(old: Option<Directory>, write: &DirectoryWrite) -> Result<Checked, NodeError> {
-    let existed = old.as_ref().is_some_and(Directory::exists);
-    let at = write.timestamp;
-    let mut directory = old.unwrap_or_else(|| Directory {
-        name: write.name.clone(),
-        created: Timestamp::ZERO,
-        deleted: Timestamp::ZERO,
-        policy: Default::default(),
-        headers: Default::default(),
-    });
-    match &write.change {
-        DirectoryChange::Create { policy, headers } => {
-            if !existed && at > directory.deleted {
-                directory.created = at;
-                directory.policy = *policy;
-            }
-            set_headers(&mut directory, headers, at);
-        }
-        DirectoryChange::Update { .. } if !existed => return Err(NodeError::NoDirectory),
-        DirectoryChange::Update { headers } => set_headers(&mut directory, headers, at),
-        DirectoryChange::Delete if !existed => return Err(NodeError::NoDirectory),
-        DirectoryChange::Delete => directory.deleted = directory.deleted.max(at),
-        DirectoryChange::Merge(other) => directory = directory.merge((**other).clone()),
-    }
-    directory.drop_old_headers();
-    Ok(Checked { created: !existed && directory.exists(), directory })
-}
-
-/// Headers keep their removals (empty values) while the directory lives, for merging replicas.
-fn set_headers(directory: &mut Directory, headers: &[(String, String)], at: Timestamp) {
-    for (name, value) in headers {
-        let newer = directory.headers.get(name).is_none_or(|old| old.timestamp < at);
-        if newer {
-            directory.headers.insert(name.clone(), HeaderValue { value: value.clone(), timestamp: at });
-        }
-    }
+    write.apply(old).map(|(directory, created)| Checked { directory, created })
 }
 
 #[cfg(test)]

@@ -5,10 +5,13 @@
 //! `volume`, and then applies them to the `index` and the `directories`. `recover` brings back from the
 //! volumes what the indexes lack; `compact` gives back room, `sweep` that of interrupted uploads.
 //!
+//! `server` serves a node to other machines.
+//!
 //! The log is the store: volumes are the only durable copy, and RocksDB is a view of them that is
 //! flushed at checkpoints and can be made anew.
 
 mod apply;
+mod audit;
 mod compact;
 mod device;
 mod digests;
@@ -18,6 +21,7 @@ mod forget;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;
+mod held;
 mod index;
 mod listing;
 mod needle;
@@ -28,10 +32,14 @@ mod read;
 mod recover;
 pub mod repair;
 mod scan;
+mod server;
 mod sweep;
 mod trees;
 mod volume;
 mod work;
 mod writer;
 
+pub use audit::{AuditCursor, Audited};
+pub use held::Assignment;
 pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};
+pub use server::{Body, Extension, Server, ServerSettings};

@@ -10,23 +10,26 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use kodiak_storage_api::{
-    BlockInfo, BlockKey, BlockWrite, Clock, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
-    Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row,
-    RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
-    WorkKind,
+    BlockInfo, BlockKey, BlockWrite, Clock, DeviceIndex, Digest, DirectoryChange, DirectoryInfo,
+    DirectoryKey, DirectoryWrite, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite,
+    Page, Partition, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditCursor, Audited};
 use crate::device::{Device, Found};
 use crate::directories::Directories;
 use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
+use crate::held::{Assignment, no_vote};
 use crate::index::IndexMemory;
 use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
+use crate::repair::RepairSettings;
 use crate::sweep::Snapshots;
-use crate::{compact, digests, listing, read, trees, work};
+use crate::{audit, compact, digests, listing, read, trees, work};
 
 /// One device of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub struct NodeSettings {
     pub compaction_rate: u64,
     /// Seconds between looks for volumes to compact. Default 30.
     pub compaction_interval: u64,
+    /// How replicas are brought together, in a cluster.
+    pub repair: RepairSettings,
 }
 
 impl Default for NodeSettings {
@@ -82,6 +87,7 @@ impl Default for NodeSettings {
             checkpoint_bytes: 64 << 20,
             compaction_rate: 64 << 20,
             compaction_interval: 30,
+            repair: RepairSettings::default(),
         }
     }
 }
@@ -136,6 +142,8 @@ pub struct DeviceStatus {
     pub total: u64,
     /// A sync has failed: it takes no more writes.
     pub failed: bool,
+    /// Partitions that it is a replica of, but has not been filled with yet.
+    pub missing: usize,
 }
 
 impl Node {
@@ -232,6 +240,7 @@ impl Node {
                 available: space.available,
                 total: space.total,
                 failed: device.shared.failed.load(std::sync::atomic::Ordering::Acquire),
+                missing: device.held.missing().len(),
             }
         };
         self.devices.iter().map(status).collect()
@@ -252,6 +261,39 @@ impl Node {
     pub fn digests_are_right(&self) -> Result<bool, NodeError> {
         let right = |device: &Arc<Device>| digests::are_right(&device.shared.applier.index);
         self.devices.iter().try_fold(true, |all, device| Ok(all && right(device)?))
+    }
+
+    /// A device is now a replica of these partitions, and of no others: see [`Assignment`]. To be called
+    /// before any reader knows the rings. Blocks.
+    pub fn adopt(&self, device: DeviceIndex, assignments: &[Assignment]) -> Result<(), NodeError> {
+        let adopted = self.at(device)?.held.adopt(assignments);
+        adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+    }
+
+    /// Its devices.
+    pub fn device_indexes(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
+        (0..self.devices.len() as u16).map(DeviceIndex)
+    }
+
+    /// Reads about `limit` bytes of a device from a position on, and quarantines what is damaged.
+    pub async fn audit(
+        &self,
+        device: DeviceIndex,
+        from: AuditCursor,
+        limit: u64,
+    ) -> Result<Audited, NodeError> {
+        audit::step(self.at(device)?, from, limit).await
+    }
+
+    /// Name and folder of a device.
+    pub fn folder(&self, device: DeviceIndex) -> Option<(String, PathBuf)> {
+        let device = self.devices.get(usize::from(device.0))?;
+        Some((device.shared.name.clone(), device.folder().to_owned()))
+    }
+
+    /// Whether a device was ever told its partitions of a tree.
+    pub fn was_assigned(&self, tree: Tree) -> bool {
+        self.devices.iter().any(|device| device.held.was_assigned(tree))
     }
 
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
@@ -385,6 +427,14 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
 }
 
+/// A directory's key does not tell which of the two it is.
+const DIRECTORIES: [Tree; 2] = [Tree::Accounts, Tree::Containers];
+
+/// A replica that is being filled does not know what there is not.
+fn unknown_directory(error: NodeError) -> NodeError {
+    if error == NodeError::NoDirectory { no_vote() } else { error }
+}
+
 #[async_trait]
 impl StorageNode for Node {
     fn device(&self, name: &str) -> Option<DeviceIndex> {
@@ -392,7 +442,13 @@ impl StorageNode for Node {
     }
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
-        self.at(device)?.ask(|done| Request::Object(Box::new(write), done)).await
+        let device = self.at(device)?;
+        let filling = write.row.is_some_and(|row| {
+            let holder = self.at(row.device);
+            holder.is_ok_and(|holder| holder.held.is_missing(&DIRECTORIES, row.directory.partition))
+        });
+        let written = device.ask(|done| Request::Object(Box::new(write), done)).await;
+        if filling { written.map_err(unknown_directory) } else { written }
     }
 
     async fn prepare(
@@ -402,7 +458,9 @@ impl StorageNode for Node {
         ballot: Timestamp,
         origin: Timestamp,
     ) -> Result<Promise, NodeError> {
-        self.at(device)?.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
+        let device = self.at(device)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        device.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
     async fn read_object(
@@ -411,7 +469,9 @@ impl StorageNode for Node {
         key: ObjectKey,
         data: bool,
     ) -> Result<Option<StoredVersion>, NodeError> {
-        read::object(self.at(device)?, key, data).await
+        let device = self.at(device)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        read::object(device, key, data).await
     }
 
     async fn write_block(&self, device: DeviceIndex, block: BlockWrite) -> Result<(), NodeError> {
@@ -436,7 +496,13 @@ impl StorageNode for Node {
         device: DeviceIndex,
         write: DirectoryWrite,
     ) -> Result<(DirectoryInfo, bool), NodeError> {
-        self.at(device)?.ask(|done| Request::Directory(write, done)).await
+        let device = self.at(device)?;
+        // Only who has all rows knows whether a directory is empty, and only who has all records whether
+        // there is one.
+        if !matches!(write.change, DirectoryChange::Create { .. } | DirectoryChange::Merge(_)) {
+            device.held.vote(&DIRECTORIES, write.key.partition)?;
+        }
+        device.ask(|done| Request::Directory(write, done)).await
     }
 
     async fn read_directory(
@@ -445,6 +511,7 @@ impl StorageNode for Node {
         key: DirectoryKey,
     ) -> Result<Option<DirectoryInfo>, NodeError> {
         let device = self.at(device)?;
+        device.held.vote(&DIRECTORIES, key.partition)?;
         if let Some(info) = device.shared.directories.read_cached(&key)? {
             return Ok(info);
         }
@@ -460,13 +527,15 @@ impl StorageNode for Node {
         durability: RowDurability,
     ) -> Result<(), NodeError> {
         let device = self.at(device)?;
-        match durability {
+        let filling = device.held.is_missing(&DIRECTORIES, key.partition);
+        let written = match durability {
             RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, done)).await,
             RowDurability::Volatile => {
                 let shared = device.shared.clone();
                 read::blocking(move || shared.directories.put_rows(&key, rows.iter()).map(Some)).await
             }
-        }
+        };
+        if filling { written.map_err(unknown_directory) } else { written }
     }
 
     async fn list_rows(
@@ -475,7 +544,9 @@ impl StorageNode for Node {
         key: DirectoryKey,
         query: ListQuery,
     ) -> Result<Page, NodeError> {
-        let shared = self.at(device)?.shared.clone();
+        let device = self.at(device)?;
+        device.held.vote(&DIRECTORIES, key.partition)?;
+        let shared = device.shared.clone();
         read::blocking(move || listing::list(&shared.applier.index, &key, &query).map(Some)).await
     }
 
@@ -544,6 +615,16 @@ impl StorageNode for Node {
 
     async fn learn_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {
         self.at(device)?.ask(|done| Request::Learn(Box::new(write), done)).await
+    }
+
+    async fn missing(&self, device: DeviceIndex) -> Result<Vec<(Tree, Partition)>, NodeError> {
+        Ok(self.at(device)?.held.missing())
+    }
+
+    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+        let held = self.at(device)?.held.clone();
+        let noted = read::blocking(move || Ok(Some(held.filled(tree, partition)))).await?;
+        noted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
     }
 
     async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {

@@ -67,7 +67,7 @@ impl World {
         if !base.voters().any(|member| member.name == name(node)) {
             return;
         }
-        let other = base.members[usize::from(choice) % base.members.len()].clone();
+        let other = base.members[usize::from(choice / 4) % base.members.len()].clone();
         let Member { name: target, clock, .. } = other;
         let change = match choice % 4 {
             0 => Change::Remove { name: target, force: true },

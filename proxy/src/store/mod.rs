@@ -8,6 +8,7 @@ mod commit;
 mod directories;
 mod erasure;
 mod error;
+mod hedge;
 mod listing;
 mod locks;
 mod md5;
@@ -97,6 +98,23 @@ pub struct Store {
     buffers: Buffers,
     hashers: Hashers,
     readers: Arc<Readers>,
+    weakness: Weakness,
+}
+
+/// What a store leaves out on purpose, to show that the simulation notices. Nothing but tests can set it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Weakness {
+    /// Nothing.
+    #[default]
+    None,
+    /// Half of the replicas pass for a majority.
+    SmallQuorum,
+    /// What is read is not written back.
+    NoWriteBack,
+    /// A refused write is tried again without finding out what has become of it.
+    NoFence,
+    /// A conditional write is not prepared.
+    NoPrepare,
 }
 
 /// A store to share.
@@ -112,6 +130,26 @@ impl Store {
         nodes: &Nodes,
         clock: Arc<Clock>,
     ) -> Result<SharedStore, PlacementError> {
+        Store::build(placement, nodes, clock, Weakness::None)
+    }
+
+    /// A store with a weakness.
+    #[cfg(feature = "testing")]
+    pub fn weakened(
+        placement: Placement,
+        nodes: &Nodes,
+        clock: Arc<Clock>,
+        weakness: Weakness,
+    ) -> Result<SharedStore, PlacementError> {
+        Store::build(placement, nodes, clock, weakness)
+    }
+
+    fn build(
+        placement: Placement,
+        nodes: &Nodes,
+        clock: Arc<Clock>,
+        weakness: Weakness,
+    ) -> Result<SharedStore, PlacementError> {
         Ok(Arc::new(Store {
             map: ArcSwap::from_pointee(Map::new(placement, nodes)?),
             clock,
@@ -119,6 +157,7 @@ impl Store {
             buffers: Buffers::new(),
             hashers: Hashers::start(),
             readers: Arc::new(Readers::default()),
+            weakness,
         }))
     }
 
@@ -128,8 +167,18 @@ impl Store {
         Ok(())
     }
 
+    /// The map that is in force.
+    pub fn current_map(&self) -> Arc<Map> {
+        self.map.load_full()
+    }
+
     fn map(&self) -> arc_swap::Guard<Arc<Map>> {
         self.map.load()
+    }
+
+    /// The clock that orders this store's writes, to share.
+    pub fn shared_clock(&self) -> Arc<Clock> {
+        self.clock.clone()
     }
 
     /// The clock that orders this store's writes.

@@ -47,17 +47,26 @@ pub struct Healed {
     pub settled: u64,
     /// Items that could not be brought together now.
     pub failed: u64,
+    /// Versions that no majority holds and that are too young to be completed by anyone but their writer.
+    pub young: u64,
     /// Replicas that did not answer.
     pub away: usize,
 }
 
 impl Healed {
+    /// Whether every primary now has everything that any of them had.
+    pub fn is_whole(&self) -> bool {
+        // What was completed at a new ballot went to those who promised it.
+        (self.failed, self.young, self.settled, self.away) == (0, 0, 0, 0)
+    }
+
     /// Both together.
     pub fn add(&mut self, other: Healed) {
         self.copied += other.copied;
         self.bytes += other.bytes;
         self.settled += other.settled;
         self.failed += other.failed;
+        self.young += other.young;
         self.away += other.away;
     }
 }
@@ -201,6 +210,8 @@ impl Healer {
                         let settled = self.settle(members, *object, source).await;
                         healed.settled += u64::from(settled.is_ok());
                         count(settled, healed);
+                    } else {
+                        healed.young += 1;
                     }
                 }
             }

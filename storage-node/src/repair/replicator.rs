@@ -11,7 +11,7 @@
 //! pass began longer ago than the reclaim age might have missed that: it gives nothing away any more, says
 //! so, and has to be wiped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
@@ -29,8 +29,10 @@ const FORGET_AT_ONCE: usize = 500;
 pub struct Pass {
     /// Partitions compared.
     pub partitions: u64,
-    /// Those that differed.
+    /// Those that differed, or were missing here.
     pub differing: u64,
+    /// Missing ones that are whole now.
+    pub filled: u64,
     /// Items of partitions that the device ought not to hold: dropped.
     pub handed_back: u64,
     /// … and those that had to stay.
@@ -54,6 +56,7 @@ struct Compared {
 /// One pass. With `give`, foreign partitions are given to their primaries.
 pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, NodeError> {
     let mut pass = Pass { complete: true, ..Pass::default() };
+    let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
         if let Tree::Blocks(policy) = tree
             && healer.map.codec(policy)?.is_some()
@@ -64,15 +67,16 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
         let all = healer.map.partitions(tree)?;
         for from in (0..all).step_by(PARTITIONS_AT_ONCE as usize) {
             let range = from..all.min(from + PARTITIONS_AT_ONCE);
-            let found = compare(&healer.map, local, tree, range).await?;
+            let mut found = compare(&healer.map, local, tree, range.clone()).await?;
+            let lacks = |p: &Partition| range.contains(&p.0) && !found.differing.contains(p);
+            let also: Vec<Partition> =
+                missing.iter().filter(|(of, p)| *of == tree && lacks(p)).map(|(_, p)| *p).collect();
+            found.differing.extend(also);
             pass.partitions += found.partitions;
             pass.healed.away += found.away;
             pass.differing += found.differing.len() as u64;
             for partition in found.differing {
-                match healer.heal(Place { tree, partition }, None).await {
-                    Ok(healed) => pass.healed.add(healed),
-                    Err(error) => failed(&mut pass, &error),
-                }
+                primary(healer, local, Place { tree, partition }, &missing, &mut pass).await;
             }
             for partition in found.foreign.into_iter().filter(|_| give) {
                 foreign(healer, local, Place { tree, partition }, &mut pass).await;
@@ -80,6 +84,28 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
         }
     }
     Ok(pass)
+}
+
+/// Heals a partition that the device is a primary of. If it was missing it votes again once it has
+/// everything that every other primary has.
+async fn primary(
+    healer: &Healer,
+    local: &Replica,
+    place: Place,
+    missing: &HashSet<(Tree, Partition)>,
+    pass: &mut Pass,
+) {
+    let healed = match healer.heal(place, None).await {
+        Ok(healed) => healed,
+        Err(error) => return failed(pass, &error),
+    };
+    pass.healed.add(healed);
+    if healed.is_whole() && missing.contains(&(place.tree, place.partition)) {
+        match local.node.filled(local.device, place.tree, place.partition).await {
+            Ok(()) => pass.filled += 1,
+            Err(error) => failed(pass, &error),
+        }
+    }
 }
 
 fn failed(pass: &mut Pass, error: &NodeError) {

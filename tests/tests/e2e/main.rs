@@ -1,6 +1,7 @@
 //! End-to-end tests of the real program. One binary, so that it is linked once.
 
 mod bad_input;
+mod cluster;
 mod crash;
 mod damage;
 mod full_disk;

@@ -21,7 +21,7 @@ use kodiak_storage_api::{
 
 pub(super) use swap::Draft;
 
-use super::{Store, StoreError, quorum};
+use super::{Store, StoreError, Weakness, quorum};
 
 /// Ballots of one operation at most. Each failure teaches the clock the newest ballot, so a second one
 /// already needs a writer elsewhere in between.
@@ -99,7 +99,12 @@ impl<'s> Register<'s> {
     }
 
     fn majority(&self) -> usize {
-        quorum::majority(self.replicas.len())
+        let majority = quorum::majority(self.replicas.len());
+        majority - usize::from(self.is_weak(Weakness::SmallQuorum))
+    }
+
+    fn is_weak(&self, weakness: Weakness) -> bool {
+        self.store.weakness == weakness
     }
 
     /// Writes a version that depends on nothing before it; its time is `at`, or that of its first ballot.
@@ -134,6 +139,10 @@ impl<'s> Register<'s> {
             }
             if !round.contested() {
                 return Err(round.error().into());
+            }
+            if self.is_weak(Weakness::NoFence) {
+                proposal = proposal.again(self.store.clock.now());
+                continue;
             }
             self.pause(attempt).await;
             match self.resolve(&proposal).await? {

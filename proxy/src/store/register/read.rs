@@ -4,7 +4,7 @@ use kodiak_storage_api::{Layout, NodeError, Replica, Stamp, StoredVersion, Times
 
 use super::rounds::Round;
 use super::{ATTEMPTS, Proposal, Register};
-use crate::store::{StoreError, quorum};
+use crate::store::{StoreError, Weakness, quorum};
 
 /// What a replica has of the name.
 enum Seen {
@@ -46,7 +46,7 @@ impl Register<'_> {
                 Some(newest) => newest,
                 None => continue,
             };
-            if holders.len() >= self.majority() {
+            if holders.len() >= self.majority() || self.is_weak(Weakness::NoWriteBack) {
                 return Ok(Some(newest));
             }
             let Some(full) = self.with_bytes(newest.clone(), &holders).await? else { continue };

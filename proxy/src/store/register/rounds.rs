@@ -14,6 +14,7 @@ use crate::store::{StoreError, quorum};
 /// What the replicas answered to a version at one ballot.
 pub(super) struct Round {
     replicas: usize,
+    needed: usize,
     /// By replica: whether it has accepted the version at this ballot.
     accepted: Vec<bool>,
     /// By replica of the container: whether it has the row.
@@ -29,7 +30,7 @@ impl Round {
 
     /// The version has taken effect.
     pub(super) fn chosen(&self) -> bool {
-        self.count() >= quorum::majority(self.replicas)
+        self.count() >= self.needed
     }
 
     /// No replica has accepted the write at any ballot, and none will at this one.
@@ -84,6 +85,7 @@ impl Register<'_> {
     pub(super) async fn accept(&self, proposal: &Proposal, have: &[usize]) -> Round {
         let mut round = Round {
             replicas: self.replicas.len(),
+            needed: self.majority(),
             accepted: vec![false; self.replicas.len()],
             rows: vec![false; self.containers.len()],
             refusals: Vec::new(),

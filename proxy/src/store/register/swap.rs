@@ -5,7 +5,7 @@ use kodiak_storage_api::{Stamp, StoredVersion, Timestamp, Version};
 
 use super::resolve::Fate;
 use super::{ATTEMPTS, Proposal, Register, has_blocks, timed, undecided};
-use crate::store::StoreError;
+use crate::store::{StoreError, Weakness};
 
 /// What is to be written, given what is there.
 pub(in crate::store) struct Draft {
@@ -36,7 +36,7 @@ impl Register<'_> {
             self.store.clock.observe(seen);
             let ballot = self.store.clock.now();
             let single = self.replicas.len() == 1;
-            if !single {
+            if !single && !self.is_weak(Weakness::NoPrepare) {
                 // A majority takes nothing older from now on; whatever it took before is in its answers.
                 let Some(promises) = self.prepare(ballot, ballot, false).await? else { continue };
                 if promises.newest().map_or(Timestamp::ZERO, |(_, held)| held.ballot) != seen {

@@ -1,0 +1,333 @@
+//! The connections to one peer.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use http::uri::PathAndQuery;
+use http::{StatusCode, Uri, header};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::breaker::Breaker;
+use super::{
+    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, Chunks, Frame, FrameCodec, MAX_ANSWER, MESSAGES_PATH, Party,
+    Received, collect, host_name, identify, with_alpn,
+};
+
+/// Time for TCP and TLS.
+const CONNECT: Duration = Duration::from_secs(1);
+/// A peer from which nothing comes for so long while calls wait is asked whether it is there: calls that are
+/// given up early, as hedged reads are, would not find out.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Its time to answer that. Short of a message's deadline, and longer than a busy machine's hiccup.
+const ALIVE: Duration = Duration::from_secs(3);
+/// Bytes of one message, and of all messages of a connection, that may be under way.
+const WINDOW: u32 = 1 << 20;
+const WINDOWS: u32 = 8 << 20;
+/// Connections for blocks that are kept for the next.
+const MAX_IDLE: usize = 16;
+/// They are closed after this long without use, before the server does it.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection. The breaker knows already.
+    Connect(String),
+    /// The connection broke: the peer may have done it or not.
+    Broken(String),
+    /// The peer does not talk with us.
+    Refused(String),
+    /// The peer has too much to do.
+    Overloaded,
+}
+
+type Messages = http2::SendRequest<Body>;
+type Blocks = http1::SendRequest<Chunks>;
+type Connecting = Shared<BoxFuture<'static, Result<Messages, String>>>;
+
+enum Slot {
+    Empty,
+    Connecting(Connecting),
+    Open(Messages),
+}
+
+struct Idle {
+    connection: Blocks,
+    since: Instant,
+}
+
+/// The way to a peer.
+pub(super) struct Link {
+    party: Arc<Party>,
+    peer: String,
+    address: Mutex<String>,
+    origin: Uri,
+    for_messages: Arc<ClientConfig>,
+    for_blocks: Arc<ClientConfig>,
+    pub breaker: Breaker,
+    messages: Mutex<Slot>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+impl Link {
+    pub fn new(party: Arc<Party>, peer: &str, address: &str, config: &ClientConfig) -> Arc<Link> {
+        let host = host_name(peer, party.cluster());
+        Arc::new(Link {
+            // A name that is none fails when it is connected to.
+            origin: Uri::builder()
+                .scheme("https")
+                .authority(host)
+                .path_and_query("/")
+                .build()
+                .unwrap_or_default(),
+            party,
+            peer: peer.to_owned(),
+            address: Mutex::new(address.to_owned()),
+            for_messages: Arc::new(with_alpn(config, ALPN_MESSAGES)),
+            for_blocks: Arc::new(with_alpn(config, ALPN_BULK)),
+            breaker: Breaker::new(peer),
+            messages: Mutex::new(Slot::Empty),
+            idle: Mutex::default(),
+        })
+    }
+
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// New connections go to another address.
+    pub fn moved(&self, address: &str) {
+        let mut current = self.address.lock();
+        if *current != address {
+            address.clone_into(&mut current);
+            *self.messages.lock() = Slot::Empty;
+            self.idle.lock().clear();
+        }
+    }
+
+    /// Connects, and makes sure that it is the node that is meant.
+    async fn connect(&self, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
+        let address = self.address.lock().clone();
+        let connect = async {
+            let stream = TcpStream::connect(&address).await.map_err(|error| error.to_string())?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let host = host_name(&self.peer, self.party.cluster());
+            let host = ServerName::try_from(host).map_err(|error| error.to_string())?;
+            let [protocol] = config.alpn_protocols.as_slice() else { return Err("no protocol".into()) };
+            let stream = TlsConnector::from(config.clone()).connect(host, stream).await;
+            let mut stream = stream.map_err(|error| explained(&error))?;
+            if protocol == ALPN_MESSAGES {
+                // With TLS 1.3 a server looks at our certificate when for us the handshake is over. In HTTP/2 it
+                // then speaks first: what it says, or why it does not, shows before anything is sent.
+                stream.fill_buf().await.map_err(|error| explained(&error))?;
+            }
+            let (_, session) = stream.get_ref();
+            if session.alpn_protocol() != Some(protocol) {
+                return Err("what answers there is no storage node".into());
+            }
+            let certificate = session.peer_certificates().and_then(|chain| chain.first());
+            let identity = identify(certificate.ok_or("no certificate")?, self.party.cluster())?;
+            self.party.view().admit(&identity.node, &identity.certificate)?;
+            Ok(stream)
+        };
+        let connected = timeout(CONNECT, connect).await;
+        let connected = connected.unwrap_or_else(|_| Err(format!("no connection within {CONNECT:?}")));
+        connected.map_err(|error| {
+            let error = format!("{address} cannot be used as node {}: {error}", self.peer);
+            self.breaker.failed(Instant::now(), error.clone());
+            error
+        })
+    }
+
+    async fn open_messages(&self) -> Result<Messages, String> {
+        let stream = self.connect(self.for_messages.clone()).await?;
+        let connected = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOWS)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(ALIVE)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (sender, connection) = connected.map_err(|error| explained(&error))?;
+        let peer = self.peer.clone();
+        // Ends when the last sender is dropped, or with the connection.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(peer, error = explained(&error), "connection for messages lost");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// The connection for messages. It is made by a task of its own: callers that give up early must not
+    /// keep others from getting one, nor the breaker from learning that there is none.
+    fn messages(self: &Arc<Self>) -> Connecting {
+        let mut slot = self.messages.lock();
+        match &*slot {
+            Slot::Open(open) if !open.is_closed() => {
+                let open = open.clone();
+                return std::future::ready(Ok(open)).boxed().shared();
+            }
+            Slot::Connecting(connecting) if connecting.peek().is_none() => return connecting.clone(),
+            _ => {}
+        }
+        let link = self.clone();
+        let task = tokio::spawn(async move {
+            let opened = link.open_messages().await;
+            *link.messages.lock() = opened.clone().map_or(Slot::Empty, Slot::Open);
+            opened
+        });
+        let ended = |joined: Result<_, tokio::task::JoinError>| joined.unwrap_or_else(|e| Err(e.to_string()));
+        let connecting = task.map(ended).boxed().shared();
+        *slot = Slot::Connecting(connecting.clone());
+        connecting
+    }
+
+    /// Sends a message and waits for its answer. Sent twice only if nothing of it was sent the first time.
+    pub async fn message(self: &Arc<Self>, frame: Frame) -> Result<Received, Failure> {
+        let mut grpc = loop {
+            let open = self.messages().await.map_err(Failure::Connect)?;
+            let grpc = tonic::client::Grpc::with_origin(Http2(open), self.origin.clone());
+            let mut grpc = grpc.max_decoding_message_size(MAX_ANSWER);
+            // Fails where the connection has been lost since; the next turn makes another.
+            if grpc.ready().await.is_ok() {
+                break grpc;
+            }
+        };
+        let path = PathAndQuery::from_static(MESSAGES_PATH);
+        let answer = grpc.unary(tonic::Request::new(frame), path, FrameCodec).await;
+        answer.map(tonic::Response::into_inner).map_err(failure)
+    }
+
+    async fn open_blocks(&self) -> Result<Blocks, String> {
+        let stream = self.connect(self.for_blocks.clone()).await?;
+        let connected = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = connected.map_err(|error| explained(&error))?;
+        let peer = self.peer.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(peer, error = explained(&error), "connection for blocks lost");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn take_idle(&self) -> Option<Blocks> {
+        let mut idle = self.idle.lock();
+        idle.retain(|idle| idle.since.elapsed() < IDLE && !idle.connection.is_closed());
+        idle.pop().map(|idle| idle.connection)
+    }
+
+    async fn keep(&self, mut connection: Blocks) {
+        if connection.ready().await.is_ok() {
+            let mut idle = self.idle.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle { connection, since: Instant::now() });
+            }
+        }
+    }
+
+    /// Sends a message with a block or for one, over a connection that nothing else uses meanwhile.
+    pub async fn block(&self, frame: Frame) -> Result<Received, Failure> {
+        let broken = |error: &(dyn Error + 'static)| Failure::Broken(explained(error));
+        let request =
+            http::Request::post(BULK_PATH).header(header::HOST, self.origin.host().unwrap_or_default());
+        let mut request = request.body(Chunks::from(frame)).map_err(|error| broken(&error))?;
+        let (connection, response) = loop {
+            let kept = self.take_idle();
+            let fresh = kept.is_none();
+            let mut connection = match kept {
+                Some(kept) => kept,
+                None => self.open_blocks().await.map_err(Failure::Connect)?,
+            };
+            match connection.try_send_request(request).await {
+                Ok(response) => break (connection, response),
+                // The peer had closed it while it was idle, and nothing was sent.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !fresh => request = unsent,
+                    _ => return Err(broken(error.error())),
+                },
+            }
+        };
+        let status = response.status();
+        if status == StatusCode::OK {
+            let answer = collect(response.into_body(), MAX_ANSWER).await;
+            let answer = answer.map_err(|error| broken(&error))?;
+            self.keep(connection).await;
+            return Ok(answer);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(Failure::Overloaded);
+        }
+        let text = http_body_util::Limited::new(response.into_body(), 4096);
+        let text =
+            http_body_util::BodyExt::collect(text).await.map(|body| body.to_bytes()).unwrap_or_default();
+        Err(Failure::Refused(String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+/// A connection as tonic wants it.
+struct Http2(Messages);
+
+impl tower_service::Service<http::Request<Body>> for Http2 {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.send_request(request).boxed()
+    }
+}
+
+fn failure(status: Status) -> Failure {
+    match status.code() {
+        // What did not come from the peer has a cause here.
+        _ if status.source().is_some() => Failure::Broken(explained(&status)),
+        Code::ResourceExhausted => Failure::Overloaded,
+        Code::Unavailable | Code::Cancelled | Code::Unknown => Failure::Broken(explained(&status)),
+        _ => Failure::Refused(status.message().to_owned()),
+    }
+}
+
+/// An error with its causes, and what to do about those that an operator can cause.
+fn explained(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    let hint = if ["UnknownIssuer", "UnknownCA", "BadSignature"].iter().any(|what| text.contains(what)) {
+        " (one of the two certificates is of another cluster's authority: is this the right address?)"
+    } else if text.contains("Expired") || text.contains("expired") {
+        " (a certificate has expired: is a clock wrong?)"
+    } else if text.contains("not valid for name") || text.contains("NotValidForName") {
+        " (another node answers there: the address in the map is wrong)"
+    } else {
+        ""
+    };
+    text + hint
+}

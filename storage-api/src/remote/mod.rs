@@ -1,0 +1,41 @@
+//! Storage nodes on other machines.
+//!
+//! In the order a call meets it: [`RemoteNode`] is the [`crate::StorageNode`] that a proxy calls; its breaker
+//! says whether the peer is worth a try; a [`Call`] and its bytes become a [`Frame`]; a link carries it over
+//! mutual TLS, and the peer's server answers with a [`Reply`]. [`Party`] is what one side tells the other
+//! with each call: its cluster, its name, the epoch of its map, its clock.
+//!
+//! One port carries three things, told apart by ALPN and path: messages (`h2`, one gRPC method), blocks
+//! (`http/1.1`, since HTTP/2's flow control is slow for bulk), and what the server is extended by.
+//! There is no plain TCP.
+
+mod breaker;
+mod frame;
+mod gate;
+mod gated;
+mod health;
+mod link;
+mod message;
+mod meters;
+mod node;
+mod party;
+mod tls;
+
+pub use frame::{Chunks, Frame, FrameCodec, FrameError, PROTOCOL, Received, collect};
+pub use gate::Gate;
+pub use gated::Gated;
+pub use message::{Call, Head, Reply, Request, Response};
+pub use node::{RemoteNode, Settings};
+pub use party::{ClusterView, Party};
+pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, host_name, identify, with_alpn};
+
+/// The gRPC method of all messages.
+pub const MESSAGES_PATH: &str = "/kodiak.Node/Call";
+/// Where blocks are posted to.
+pub const BULK_PATH: &str = "/node";
+/// Most bytes of a call: a block, or many rows.
+pub const MAX_CALL: usize = 16 << 20;
+/// Most bytes of an answer: a page of 10,000 rows with long names.
+pub const MAX_ANSWER: usize = 64 << 20;
+/// Most entries that a node answers at once.
+pub const MAX_ENTRIES: usize = 10_000;

@@ -1,0 +1,230 @@
+//! Which partitions a device holds whole.
+//!
+//! A device that was wiped, or that a new ring gives a partition to, lacks writes that others have
+//! acknowledged. Until it has been filled from them it takes writes like any replica, but has no vote in
+//! reads and promises: a majority that counted it could miss what it never had. `docs/consistency.md` has
+//! the argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kodiak_storage_api::{NodeError, Partition, Tree};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::Disk;
+
+const FILE: &str = "held.json";
+const FORMAT: u32 = 1;
+
+/// The partitions of one ring that a device is a replica of.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Which ring's, and of what.
+    pub tree: Tree,
+    /// The partitions.
+    pub partitions: Vec<Partition>,
+    /// The ring had no devices before: there is nothing that a replica could lack.
+    pub fresh: bool,
+}
+
+type Partitions = BTreeMap<Tree, BTreeSet<u32>>;
+
+/// See the module. A device that was never told its assignments, as in a store of one machine, holds
+/// whatever it is asked for.
+pub struct Held {
+    disk: Arc<dyn Disk>,
+    file: PathBuf,
+    state: RwLock<State>,
+    /// Whether anything is missing: the check of every read.
+    filling: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is on stable storage: none if there is no file.
+    held: Option<Partitions>,
+    missing: Partitions,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    held: Vec<(Tree, BTreeSet<u32>)>,
+}
+
+impl Held {
+    /// What the device in `folder` holds. A file that cannot be read counts as nothing held.
+    pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Held {
+        let file = folder.join(FILE);
+        let held = match disk.read(&file) {
+            Ok(bytes) => match serde_json::from_slice::<Stored>(&bytes) {
+                Ok(stored) if stored.format == FORMAT => Some(stored.held.into_iter().collect()),
+                _ => {
+                    tracing::error!(file = %file.display(), "cannot be read: every partition is filled anew");
+                    Some(Partitions::new())
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::error!(file = %file.display(), %error, "every partition is filled anew");
+                Some(Partitions::new())
+            }
+        };
+        let state = RwLock::new(State { held, missing: Partitions::new() });
+        Held { disk, file, state, filling: AtomicBool::new(false) }
+    }
+
+    /// The device is now a replica of these partitions, and of no others. On stable storage when this
+    /// returns is that those it was not a replica of before are missing: to be called before any reader
+    /// knows the ring.
+    pub fn adopt(&self, assignments: &[Assignment]) -> io::Result<()> {
+        let mut state = self.state.write();
+        let (mut held, mut missing) = (Partitions::new(), Partitions::new());
+        for assignment in assignments {
+            let assigned: BTreeSet<u32> = assignment.partitions.iter().map(|partition| partition.0).collect();
+            let had = state.held.as_ref().and_then(|held| held.get(&assignment.tree));
+            let whole = match had {
+                Some(had) => had.intersection(&assigned).copied().collect(),
+                None if assignment.fresh => assigned.clone(),
+                None => BTreeSet::new(),
+            };
+            missing.insert(assignment.tree, assigned.difference(&whole).copied().collect());
+            held.insert(assignment.tree, whole);
+        }
+        missing.retain(|_, partitions| !partitions.is_empty());
+        if state.held.as_ref() != Some(&held) {
+            self.save(&held)?;
+        }
+        self.filling.store(!missing.is_empty(), Ordering::Release);
+        *state = State { held: Some(held), missing };
+        Ok(())
+    }
+
+    /// Whether the device was ever told its partitions of a tree.
+    pub fn was_assigned(&self, tree: Tree) -> bool {
+        self.state.read().held.as_ref().is_some_and(|held| held.contains_key(&tree))
+    }
+
+    /// A partition has everything that the others had: it votes from now on.
+    pub fn filled(&self, tree: Tree, partition: Partition) -> io::Result<()> {
+        let mut state = self.state.write();
+        let Some(missing) = state.missing.get_mut(&tree) else { return Ok(()) };
+        if !missing.remove(&partition.0) {
+            return Ok(());
+        }
+        state.missing.retain(|_, partitions| !partitions.is_empty());
+        let mut held = state.held.clone().unwrap_or_default();
+        held.entry(tree).or_default().insert(partition.0);
+        self.save(&held)?;
+        self.filling.store(!state.missing.is_empty(), Ordering::Release);
+        state.held = Some(held);
+        Ok(())
+    }
+
+    /// What is missing.
+    pub fn missing(&self) -> Vec<(Tree, Partition)> {
+        let state = self.state.read();
+        let of = |(tree, partitions): (&Tree, &BTreeSet<u32>)| {
+            let tree = *tree;
+            partitions.iter().map(move |partition| (tree, Partition(*partition))).collect::<Vec<_>>()
+        };
+        state.missing.iter().flat_map(of).collect()
+    }
+
+    /// Whether a partition of one of these trees is missing.
+    pub fn is_missing(&self, trees: &[Tree], partition: Partition) -> bool {
+        if !self.filling.load(Ordering::Acquire) {
+            return false;
+        }
+        let state = self.state.read();
+        let lacks = |tree| state.missing.get(tree).is_some_and(|missing| missing.contains(&partition.0));
+        trees.iter().any(lacks)
+    }
+
+    /// Refuses a vote of a partition that is missing.
+    pub fn vote(&self, trees: &[Tree], partition: Partition) -> Result<(), NodeError> {
+        if self.is_missing(trees, partition) { Err(no_vote()) } else { Ok(()) }
+    }
+
+    fn save(&self, held: &Partitions) -> io::Result<()> {
+        let held = held.iter().map(|(tree, partitions)| (*tree, partitions.clone())).collect();
+        self.disk.replace(&self.file, &serde_json::to_vec(&Stored { format: FORMAT, held })?)
+    }
+}
+
+/// The answer of a replica that is being filled.
+pub fn no_vote() -> NodeError {
+    NodeError::Unavailable("this replica is being filled and has no vote yet".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SystemDisk;
+
+    const TREE: Tree = Tree::Containers;
+
+    fn open(folder: &Path) -> Held {
+        Held::open(Arc::new(SystemDisk), folder)
+    }
+
+    fn assigned(partitions: &[u32], fresh: bool) -> Vec<Assignment> {
+        let partitions = partitions.iter().map(|number| Partition(*number)).collect();
+        vec![Assignment { tree: TREE, partitions, fresh }]
+    }
+
+    fn missing(held: &Held) -> Vec<u32> {
+        held.missing().into_iter().map(|(_, partition)| partition.0).collect()
+    }
+
+    #[test]
+    fn a_device_that_knows_of_no_ring_and_one_of_a_fresh_ring_hold_everything() {
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        assert!(!held.is_missing(&[TREE], Partition(1)));
+        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        assert!(held.vote(&[TREE], Partition(1)).is_ok());
+    }
+
+    #[test]
+    fn what_a_ring_adds_is_missing_until_it_is_filled_across_starts() {
+        let folder = tempfile::tempdir().expect("folder");
+        open(folder.path()).adopt(&assigned(&[1, 2], true)).expect("saved");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        assert_eq!(missing(&held), [3, 4]);
+        assert!(held.vote(&[Tree::Accounts, TREE], Partition(3)).is_err());
+        assert!(held.vote(&[Tree::Accounts], Partition(3)).is_ok());
+        held.filled(TREE, Partition(3)).expect("saved");
+        let again = open(folder.path());
+        again.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        assert_eq!(missing(&again), [4]);
+    }
+
+    #[test]
+    fn a_partition_that_went_and_came_back_is_missing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1], false)).expect("saved");
+        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        assert_eq!(missing(&held), [2]);
+    }
+
+    #[test]
+    fn a_new_device_of_an_old_ring_and_one_whose_file_is_damaged_hold_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[5], false)).expect("saved");
+        assert_eq!(missing(&held), [5]);
+        std::fs::write(folder.path().join(FILE), b"{").expect("written");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[5], true)).expect("saved");
+        assert_eq!(missing(&held), [5]);
+    }
+}

@@ -1,0 +1,160 @@
+//! One request: who may ask, how much at once, and in which words it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use kodiak_storage_api::NodeError;
+use kodiak_storage_api::remote::{
+    BULK_PATH, Chunks, Frame, FrameCodec, MAX_CALL, MESSAGES_PATH, Received, Request, Response, collect,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::connection::Caller;
+use super::{Server, perform};
+
+/// Why a request is not given to the node. No version of the protocol is needed to read it.
+enum Refusal {
+    /// By what the caller is or says.
+    Refused(String),
+    /// Too much at once.
+    Overloaded,
+}
+
+impl Server {
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        match (request.uri().path(), &self.extension) {
+            (MESSAGES_PATH, _) => self.message(caller, request).await,
+            (BULK_PATH, _) if request.method() == Method::POST => self.block(caller, request).await,
+            (_, Some(extension)) => extension.answer(caller.certificate.as_ref(), request).await,
+            (_, None) => text(StatusCode::NOT_FOUND, "no such service".into()),
+        }
+    }
+
+    /// Room for a call, if the caller may make one.
+    fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
+        caller.member(&self.party).map_err(|why| {
+            metrics::counter!("kodiak_node_calls_refused_total", "reason" => "caller").increment(1);
+            tracing::debug!(why, "a call is refused");
+            Refusal::Refused(why)
+        })?;
+        self.calls.clone().try_acquire_owned().map_err(|_| {
+            metrics::counter!("kodiak_node_calls_refused_total", "reason" => "overload").increment(1);
+            Refusal::Overloaded
+        })
+    }
+
+    async fn message(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        let _room = match self.admit(&caller) {
+            Ok(room) => room,
+            Err(Refusal::Refused(why)) => return Status::permission_denied(why).into_http(),
+            Err(Refusal::Overloaded) => return Status::resource_exhausted("too many calls").into_http(),
+        };
+        let longest = self.settings.receive + self.settings.longest;
+        let mut grpc = tonic::server::Grpc::new(FrameCodec).max_decoding_message_size(MAX_CALL);
+        let served = timeout(longest, grpc.unary(Messages { server: self, caller }, request)).await;
+        served.unwrap_or_else(|_| Status::deadline_exceeded("the message did not come in time").into_http())
+    }
+
+    async fn block(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        let _room = match self.admit(&caller) {
+            Ok(room) => room,
+            Err(refusal) => {
+                // The caller reads the answer only after it has sent everything.
+                tokio::spawn(timeout(self.settings.receive, discard(request.into_body())));
+                return match refusal {
+                    Refusal::Refused(why) => text(StatusCode::FORBIDDEN, why),
+                    Refusal::Overloaded => text(StatusCode::SERVICE_UNAVAILABLE, "too many calls".into()),
+                };
+            }
+        };
+        let received = match timeout(self.settings.receive, collect(request.into_body(), MAX_CALL)).await {
+            Ok(Ok(received)) => received,
+            Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, error.to_string()),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the block did not come in time".into()),
+        };
+        match self.call(&caller, received).await {
+            Ok(frame) => http::Response::new(Body::new(Chunks::from(frame))),
+            Err(why) => text(StatusCode::BAD_REQUEST, why),
+        }
+    }
+
+    /// Reads a call, makes it, and says what came of it; or why it cannot be made.
+    async fn call(&self, caller: &Caller, received: Received) -> Result<Frame, String> {
+        let name = caller.member(&self.party)?;
+        let request: Request = received.read().map_err(|error| format!("a call of {name}: {error}"))?;
+        self.party.hear(name, &request.head)?;
+        let patience = Duration::from_millis(request.patience.into()).min(self.settings.longest);
+        let epoch = request.head.epoch;
+        // A call that is given up is dropped: what its device's writer has already is written all the same.
+        let perform = async {
+            let _gate = self.party.gate().enter(epoch).await?;
+            perform::perform(self, request, received.payload).await
+        };
+        let performed = timeout(patience, perform).await;
+        let late = || Err(NodeError::Unavailable("not done in the time that the caller gave".into()));
+        let (result, payload) = match performed.unwrap_or_else(|_| late()) {
+            Ok((reply, payload)) => (Ok(reply), payload),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let response = Response { head: self.party.head(self.party.view().epoch()), result };
+        Frame::new(&response, payload).map_err(|error| error.to_string())
+    }
+}
+
+/// The gRPC method.
+struct Messages {
+    server: Arc<Server>,
+    caller: Arc<Caller>,
+}
+
+impl tonic::server::UnaryService<Received> for Messages {
+    type Response = Frame;
+    type Future = BoxFuture<'static, Result<tonic::Response<Frame>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Received>) -> Self::Future {
+        let (server, caller) = (self.server.clone(), self.caller.clone());
+        async move {
+            let frame = server.call(&caller, request.into_inner()).await;
+            frame.map(tonic::Response::new).map_err(Status::failed_precondition)
+        }
+        .boxed()
+    }
+}
+
+/// Reads what a refused caller sends, within bounds.
+async fn discard(mut body: Incoming) {
+    let mut left = MAX_CALL;
+    while let Some(Ok(frame)) = body.frame().await {
+        let len = frame.data_ref().map_or(0, bytes::Bytes::len);
+        match left.checked_sub(len) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn text(status: StatusCode, text: String) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::new(http_body_util::Full::new(bytes::Bytes::from(text))));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,122 @@
+//! One connection: TLS, whose it is, and which protocol it speaks.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
+use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, identify};
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Server;
+
+/// A caller from which nothing comes for so long is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A connection for blocks that is idle is closed after this; callers do it before.
+const IDLE: Duration = Duration::from_secs(60);
+/// Bytes of one message, and of all messages of a connection, that may be under way.
+const WINDOW: u32 = 1 << 20;
+const WINDOWS: u32 = 8 << 20;
+/// Bytes of a head: nodes send few and short headers.
+const HEADERS: u32 = 16 << 10;
+/// Bytes of a frame: fewer and larger than HTTP/2's 16 KiB, since inline objects have up to 256 KiB.
+const FRAME: u32 = 64 << 10;
+
+/// Whose connection it is.
+pub(super) struct Caller {
+    pub certificate: Option<CertificateDer<'static>>,
+    identity: Result<Identity, String>,
+    /// The epoch of the map by which it was admitted, or refused and why.
+    admitted: Mutex<Option<(u64, Result<(), String>)>>,
+}
+
+impl Caller {
+    fn new(certificate: Option<CertificateDer<'static>>, party: &Party) -> Caller {
+        let missing = || "it shows no certificate".to_owned();
+        let identity =
+            certificate.as_ref().ok_or_else(missing).and_then(|der| identify(der, party.cluster()));
+        Caller { certificate, identity, admitted: Mutex::default() }
+    }
+
+    /// The caller's name, if it is a member by the newest map that this node has.
+    pub fn member(&self, party: &Party) -> Result<&str, String> {
+        let identity = self.identity.as_ref().map_err(|why| format!("the caller is no node: {why}"))?;
+        let epoch = party.view().epoch();
+        let mut admitted = self.admitted.lock();
+        if admitted.as_ref().is_none_or(|(at, _)| *at != epoch) {
+            let asked = party.view().admit(&identity.node, &identity.certificate);
+            if let Err(why) = &asked {
+                tracing::warn!(node = identity.node, why, "a node that is no member calls");
+            }
+            *admitted = Some((epoch, asked));
+        }
+        match &*admitted {
+            Some((_, Err(why))) => Err(format!("{} is not admitted: {why}", identity.node)),
+            _ => Ok(&identity.node),
+        }
+    }
+}
+
+impl Server {
+    pub(super) async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        watcher: Watcher,
+    ) {
+        // What is lost is only speed.
+        let _ = stream.set_nodelay(true);
+        let stream = match timeout(self.settings.handshake, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::warn!(%address, %error, "a connection is refused"),
+            Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
+        };
+        let (_, session) = stream.get_ref();
+        let messages = session.alpn_protocol() == Some(ALPN_MESSAGES);
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let (_room, idle) = match certificate {
+            Some(_) => (None, IDLE),
+            // Members must get through whatever those do that anybody can be.
+            None => match self.strangers.try_acquire() {
+                Ok(room) => (Some(room), self.settings.handshake),
+                Err(_) => return tracing::warn!(%address, "too many callers without a certificate"),
+            },
+        };
+        let caller = Arc::new(Caller::new(certificate.map(|der| der.clone().into_owned()), &self.party));
+        let server = self.clone();
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (server, caller) = (server.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
+        });
+        let served = if messages {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(self.settings.streams)
+                .max_header_list_size(HEADERS)
+                .max_frame_size(FRAME)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOWS)
+                .keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .serve_connection(TokioIo::new(stream), service);
+            watcher.watch(connection).await
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(idle)
+                .serve_connection(TokioIo::new(stream), service);
+            watcher.watch(connection).await
+        };
+        if let Err(error) = served {
+            tracing::debug!(%address, %error, "connection of a node ended");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The store's coordination, simulated: real coordinators over nodes in memory, under a clock, a network and
+//! disks of which everything is decided by a seed.
+//!
+//! `SIM_SEEDS=a..b` runs other seeds than those that CI does.
+
+#![expect(clippy::expect_used, reason = "what a test cannot go on without")]
+
+mod history;
+mod link;
+mod world;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use history::History;
+use kodiak_proxy::store::Weakness;
+use kodiak_storage_api::PolicyIndex;
+use kodiak_storage_api::memory::Faults;
+use tokio::time::timeout;
+use world::{Mutation, World};
+
+const CLIENTS: usize = 4;
+const OPERATIONS: usize = 14;
+/// Simulated time in which a run must come to its end.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// One run: its number, and what was wrong.
+fn run(seed: u64, mutation: Mutation) -> (u64, Result<(), String>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let world = World::new(seed, 3, mutation);
+        let made = world.proxy().create_container("a", "c", PolicyIndex(0), Vec::new()).await;
+        made.expect("a container");
+        // The last replicas get it in the background.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let history = History::new(world.clone());
+        let storm = tokio::spawn(world.clone().storm());
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|_| tokio::spawn(history.clone().client(OPERATIONS))).collect();
+        let all = async {
+            for client in clients {
+                client.await.map_err(|broken| broken.to_string())?;
+            }
+            world.heal().await;
+            storm.await.map_err(|broken| broken.to_string())?;
+            history.settle().await
+        };
+        let settled = timeout(LIMIT, all).await.unwrap_or_else(|_| Err("it does not end".into()));
+        let (hash, checked) = history.check();
+        (hash, checked.and(settled))
+    })
+}
+
+fn seeds(default: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("SIM_SEEDS") else { return default };
+    let (from, to) = text.split_once("..").expect("SIM_SEEDS=a..b");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+#[test]
+fn objects_are_linearizable_whatever_fails() {
+    for seed in seeds(0..2000) {
+        let (_, checked) = run(seed, Mutation::default());
+        assert_eq!(checked, Ok(()), "seed {seed}: run it alone with SIM_SEEDS={seed}..{}", seed + 1);
+    }
+}
+
+#[test]
+fn a_seed_repeats_a_run_exactly() {
+    for seed in 0..5 {
+        assert_eq!(run(seed, Mutation::default()), run(seed, Mutation::default()), "seed {seed}");
+    }
+    assert_ne!(run(1, Mutation::default()).0, run(2, Mutation::default()).0);
+}
+
+/// How many seeds it takes to notice a mistake.
+fn caught(mutation: Mutation) -> Option<u64> {
+    (0..2000).find(|seed| run(*seed, mutation).1.is_err())
+}
+
+#[test]
+fn every_mistake_is_noticed() {
+    let store = |store| Mutation { store, ..Mutation::default() };
+    let node = |node| Mutation { node, ..Mutation::default() };
+    let mistakes = [
+        store(Weakness::SmallQuorum),
+        store(Weakness::NoWriteBack),
+        store(Weakness::NoFence),
+        store(Weakness::NoPrepare),
+        node(Faults { no_sync: true, ..Faults::default() }),
+        node(Faults { takes_older: true, ..Faults::default() }),
+        node(Faults { breaks_promises: true, ..Faults::default() }),
+        node(Faults { forgets_promises: true, ..Faults::default() }),
+    ];
+    let missed: Vec<Mutation> = mistakes
+        .into_iter()
+        .filter(|mistake| match caught(*mistake) {
+            Some(seed) => {
+                println!("{mistake:?}: seed {seed}");
+                false
+            }
+            None => true,
+        })
+        .collect();
+    assert_eq!(missed, []);
+}
