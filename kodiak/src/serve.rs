@@ -12,7 +12,8 @@ use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
 use kodiak_storage_api::{Clock, Policy, StorageNode};
-use kodiak_storage_node::{Node, repair};
+use kodiak_storage_node::Node;
+use kodiak_storage_node::repair::{CurrentMap, LocalDevice, Repairer, audit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -70,10 +71,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         let own: Arc<dyn StorageNode> = opened.clone();
         store.run_workers(&own, opened.device_indexes(), &stopped);
         if member.is_some() {
-            let (rings, clock) = (store.clone(), store.shared_clock());
-            let (name, stopped) = (settings.cluster.node.clone(), stopped.clone());
-            let repair = settings.storage.repair.clone();
-            tokio::spawn(repair::run(name, move || rings.rings(), clock, repair, stopped));
+            repair(&settings, &opened, &store, &stopped);
         }
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
         healthy(&endpoints)?;
@@ -91,6 +89,16 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
     runtime.shutdown_timeout(Duration::from_secs(1));
     node.shutdown();
     served
+}
+
+/// Brings the replicas on this machine's devices together with the others, and looks for damage.
+fn repair(settings: &Settings, node: &Arc<Node>, store: &Arc<Store>, stopped: &watch::Receiver<bool>) {
+    let repair = settings.storage.repair.clone();
+    let devices = LocalDevice::of(node);
+    audit::run(node, devices.clone().into_iter(), repair.audit_rate, stopped);
+    let (of, clock) = (store.clone(), store.shared_clock());
+    let map: CurrentMap = Arc::new(move || of.current_map());
+    Repairer::new(repair, &settings.cluster.node, map, clock).run(devices.into_iter(), stopped);
 }
 
 /// Opens the store: over this machine's node alone, or over those of a cluster.

@@ -149,6 +149,7 @@ impl PlacedRing {
 /// [`Placement`] with the devices behind it.
 pub struct Map {
     key: PlacementKey,
+    nodes: Nodes,
     accounts: PlacedRing,
     containers: PlacedRing,
     objects: Vec<PlacedPolicy>,
@@ -176,6 +177,7 @@ impl Map {
         let objects = placement.objects.into_iter().map(|policy| PlacedPolicy::new(policy, nodes));
         Ok(Map {
             key: placement.key,
+            nodes: nodes.clone(),
             accounts: PlacedRing::new(placement.accounts, nodes)?,
             containers: PlacedRing::new(placement.containers, nodes)?,
             objects: objects.collect::<Result<_, _>>()?,
@@ -240,20 +242,9 @@ impl Map {
         Ok(self.policy(policy)?.placed.replicas(partition))
     }
 
-    /// The devices of a node, by its name in the rings.
-    pub fn on(&self, node: &str) -> Vec<Replica> {
-        let rings = [&self.accounts, &self.containers].into_iter();
-        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
-        let mut found: Vec<Replica> = Vec::new();
-        for placed in rings {
-            for device in placed.ring.devices().filter(|device| device.node == node) {
-                let replica = placed.devices.get(device.id as usize).cloned().flatten();
-                if let Some(replica) = replica.filter(|replica| !found.iter().any(|seen| seen.is(replica))) {
-                    found.push(replica);
-                }
-            }
-        }
-        found
+    /// The node of a name, as replicas name it.
+    pub fn node(&self, name: &str) -> Option<&Arc<dyn StorageNode>> {
+        self.nodes.get(name)
     }
 
     /// Every tree that a device may have something of.

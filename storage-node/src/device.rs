@@ -266,6 +266,11 @@ impl Device {
             .map_err(|error| NodeError::Unavailable(format!("checkpoint: {error}")))
     }
 
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Room on its file system, bytes.
     pub fn space(&self) -> std::io::Result<crate::disk::Space> {
         self.disk.space(&self.folder)

@@ -270,7 +270,7 @@ impl Directories {
             let Some(held) = stored_row(&self.index, &bytes)? else { continue };
             let deleted = held.live.is_none();
             let same = (held.timestamp, deleted) == (item.timestamp, item.deleted);
-            if !same && !(replay && held.timestamp < item.timestamp) {
+            if !(same || replay && held.timestamp < item.timestamp) {
                 continue;
             }
             let family = if held.live.is_some() { Family::Rows } else { Family::Tombstones };

@@ -11,6 +11,7 @@
 //! flushed at checkpoints and can be made anew.
 
 mod apply;
+mod audit;
 mod compact;
 mod device;
 mod digests;
@@ -38,6 +39,7 @@ mod volume;
 mod work;
 mod writer;
 
+pub use audit::{AuditCursor, Audited};
 pub use held::Assignment;
 pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};
 pub use server::{Body, Extension, Server, ServerSettings};

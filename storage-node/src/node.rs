@@ -18,6 +18,7 @@ use kodiak_storage_api::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{AuditCursor, Audited};
 use crate::device::{Device, Found};
 use crate::directories::Directories;
 use crate::disk::{Disk, SystemDisk};
@@ -28,7 +29,7 @@ use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
 use crate::repair::RepairSettings;
 use crate::sweep::Snapshots;
-use crate::{compact, digests, listing, read, trees, work};
+use crate::{audit, compact, digests, listing, read, trees, work};
 
 /// One device of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,7 +71,7 @@ pub struct NodeSettings {
     pub compaction_rate: u64,
     /// Seconds between looks for volumes to compact. Default 30.
     pub compaction_interval: u64,
-    /// Repair, in a cluster.
+    /// How replicas are brought together, in a cluster.
     pub repair: RepairSettings,
 }
 
@@ -272,6 +273,22 @@ impl Node {
     /// Its devices.
     pub fn device_indexes(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
         (0..self.devices.len() as u16).map(DeviceIndex)
+    }
+
+    /// Reads about `limit` bytes of a device from a position on, and quarantines what is damaged.
+    pub async fn audit(
+        &self,
+        device: DeviceIndex,
+        from: AuditCursor,
+        limit: u64,
+    ) -> Result<Audited, NodeError> {
+        audit::step(self.at(device)?, from, limit).await
+    }
+
+    /// Name and folder of a device.
+    pub fn folder(&self, device: DeviceIndex) -> Option<(String, PathBuf)> {
+        let device = self.devices.get(usize::from(device.0))?;
+        Some((device.shared.name.clone(), device.folder().to_owned()))
     }
 
     /// Whether a device was ever told its partitions of a tree.
@@ -482,7 +499,7 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         // Only who has all rows knows whether a directory is empty, and only who has all records whether
         // there is one.
-        if matches!(write.change, DirectoryChange::Update { .. } | DirectoryChange::Delete) {
+        if !matches!(write.change, DirectoryChange::Create { .. } | DirectoryChange::Merge(_)) {
             device.held.vote(&DIRECTORIES, write.key.partition)?;
         }
         device.ask(|done| Request::Directory(write, done)).await

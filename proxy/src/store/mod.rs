@@ -167,8 +167,8 @@ impl Store {
         Ok(())
     }
 
-    /// The rings in use, and the devices behind them.
-    pub fn rings(&self) -> Arc<Map> {
+    /// The map that is in force.
+    pub fn current_map(&self) -> Arc<Map> {
         self.map.load_full()
     }
 
@@ -176,7 +176,7 @@ impl Store {
         self.map.load()
     }
 
-    /// The same, to share.
+    /// The clock that orders this store's writes, to share.
     pub fn shared_clock(&self) -> Arc<Clock> {
         self.clock.clone()
     }

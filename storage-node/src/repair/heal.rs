@@ -45,18 +45,19 @@ pub struct Healed {
     pub bytes: u64,
     /// Versions that no majority held, completed at a new ballot.
     pub settled: u64,
-    /// Versions that no majority holds, left alone because they are young.
-    pub young: u64,
     /// Items that could not be brought together now.
     pub failed: u64,
+    /// Versions that no majority holds and that are too young to be completed by anyone but their writer.
+    pub young: u64,
     /// Replicas that did not answer.
     pub away: usize,
 }
 
 impl Healed {
-    /// Whether every replica answered, and has what the others have.
+    /// Whether every primary now has everything that any of them had.
     pub fn is_whole(&self) -> bool {
-        self.away == 0 && self.failed == 0 && self.young == 0
+        // What was completed at a new ballot went to those who promised it.
+        (self.failed, self.young, self.settled, self.away) == (0, 0, 0, 0)
     }
 
     /// Both together.
@@ -64,8 +65,8 @@ impl Healed {
         self.copied += other.copied;
         self.bytes += other.bytes;
         self.settled += other.settled;
-        self.young += other.young;
         self.failed += other.failed;
+        self.young += other.young;
         self.away += other.away;
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kodiak_ring::NewDevice;
 use kodiak_storage_api::{DeviceIndex, DirectoryChange, NodeError, ObjectPath, StorageNode, Timestamp};
+use kodiak_storage_node::AuditCursor;
 use kodiak_storage_node::repair::replicator;
 use proptest::prelude::*;
 
@@ -112,21 +113,69 @@ async fn a_rebalance_moves_partitions_and_empties_their_old_homes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_a_minority_took_does_not_hide_live_rows() {
-    let cluster = filled().await;
-    // Replica 0 has lost the rows and took a deletion that the others refuse.
-    let lone = Cluster::new(1);
-    drop(lone);
-    for answer in cluster.directory("a/c", DirectoryChange::Delete, &[1, 2]).await {
-        assert_eq!(answer, Err(NodeError::NotEmpty));
+/// Flips a bit of every page of a node's volumes, past their headers.
+fn rot(folder: &std::path::Path) {
+    use std::os::unix::fs::FileExt;
+    for entry in std::fs::read_dir(folder.join("d1/volumes")).unwrap() {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()).unwrap();
+        let len = file.metadata().unwrap().len();
+        for at in (200..len).step_by(4096) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+        }
     }
-    let rows: Vec<_> =
-        (0..100).map(|i| kodiak_storage_api::Row::tombstone(format!("o{i}"), cluster.clock.now())).collect();
-    let _ = rows;
-    cluster.pass(&ALL).await;
-    for node in ALL {
-        check(&cluster, node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bits_that_flip_are_found_quarantined_and_healed() {
+    let cluster = filled().await;
+    rot(cluster.folder(1));
+    let (mut damaged, mut at) = (0, AuditCursor::default());
+    loop {
+        let audited = cluster.nodes[1].audit(DeviceIndex(0), at, 50_000).await.unwrap();
+        damaged += audited.damaged.len();
+        match audited.next {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    assert!(damaged > 20, "only {damaged} found");
+    assert!(cluster.nodes[1].digests_are_right().unwrap());
+    let mut refused = 0;
+    for i in 0..100 {
+        match cluster.read(1, &format!("a/c/o{i}")).await {
+            Ok(body) => assert_eq!(body.as_deref(), Some(&[i; 500][..]), "damaged, and not absent"),
+            Err(NodeError::Corrupt(_)) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 0);
+    cluster.pass(&[1]).await;
+    assert!(cluster.equal(&ALL).await);
+    check(&cluster, 1).await;
+    let audited = cluster.nodes[1].audit(DeviceIndex(0), AuditCursor::default(), u64::MAX).await.unwrap();
+    assert_eq!((audited.damaged.len(), audited.needles), (0, 120));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_a_minority_does_not_hide_the_rows_of_a_majority() {
+    let cluster = Cluster::new(3);
+    cluster.create("a", &ALL).await;
+    cluster.create("a/c", &ALL).await;
+    for i in 0..10 {
+        cluster.write(&format!("a/c/o{i}"), Some(b"x"), &[0, 1]).await;
+    }
+    // The one that has no rows lets itself be deleted; the others refuse, so the deletion failed.
+    let deleted: Vec<_> = cluster.directory("a/c", DirectoryChange::Delete, &ALL).await.collect();
+    assert_eq!(deleted, [Err(NodeError::NotEmpty), Err(NodeError::NotEmpty), Ok(())]);
+    for _ in 0..2 {
+        cluster.pass(&ALL).await;
+    }
+    let key = cluster.map.container("a/c");
+    for node in 0..2 {
+        let info = cluster.nodes[node].read_directory(DeviceIndex(0), key).await.unwrap().unwrap();
+        assert!(info.directory.exists() && info.stats.rows == 10, "{info:?}");
     }
 }
 
