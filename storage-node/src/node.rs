@@ -374,7 +374,7 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-        devices.iter().for_each(|device| device.ceiling.keep_ahead());
+        devices.iter().for_each(|device| device.ceiling.keep_ahead(&device.shared.clock));
         let now = positions();
         let far = last.iter().zip(&now).any(|(old, new)| {
             old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4

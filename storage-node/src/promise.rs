@@ -44,13 +44,13 @@ struct State {
 
 impl Ceiling {
     /// The ceiling of a device's folder, once the clock has seen everything that is stored. A device with
-    /// volumes and no ceiling that can be read starts at now.
+    /// no ceiling that can be read starts at now: its disk may be a wiped one.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path, is_new: bool, clock: &Clock) -> Ceiling {
         let file = folder.join(FILE);
         let read = disk.read(&file).ok().and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
         let start = match read.filter(|stored| stored.format == FORMAT) {
             Some(stored) => stored.ceiling,
-            None if is_new => Timestamp::ZERO,
+            None if is_new => clock.now(),
             None => {
                 tracing::warn!(folder = %folder.display(), "no ceiling: only writes from now on are taken");
                 clock.now()
@@ -83,9 +83,11 @@ impl Ceiling {
         Ok(())
     }
 
-    /// Raises it while there is room left below it.
-    pub fn keep_ahead(&self) {
+    /// Raises it while there is room left below it. It covers what the clock has issued too: a clock that is
+    /// set back while the process is stopped issues nothing twice.
+    pub fn keep_ahead(&self, clock: &Clock) {
         let _saving = self.saving.lock();
+        self.taken(clock.last());
         let State { durable, highest } = *self.state.lock();
         let half = Timestamp::from_micros(highest.micros() + AHEAD_MICROS / 2, 0);
         if highest > self.start
@@ -139,7 +141,7 @@ mod tests {
     fn after_a_crash_it_is_above_and_after_a_shutdown_at_everything_that_was_taken() {
         let folder = tempfile::tempdir().expect("folder");
         let first = open(folder.path(), true);
-        assert_eq!(first.at_start(), Timestamp::ZERO);
+        assert!(first.at_start() < Timestamp::from_micros(6_000_000, 0));
         let ballot = Timestamp::from_micros(7_000_000, 3);
         first.raise_above(ballot).expect("raised");
         let crashed = open(folder.path(), false);
@@ -152,10 +154,10 @@ mod tests {
     fn it_is_raised_ahead_of_time() {
         let folder = tempfile::tempdir().expect("folder");
         let ceiling = open(folder.path(), true);
-        ceiling.raise_above(Timestamp::from_micros(1_000_000, 0)).expect("raised");
-        ceiling.raise_above(Timestamp::from_micros(2_900_000, 0)).expect("below it");
-        ceiling.keep_ahead();
-        assert_eq!(open(folder.path(), false).at_start(), Timestamp::from_micros(4_900_000, 0));
+        ceiling.raise_above(Timestamp::from_micros(6_000_000, 0)).expect("raised");
+        ceiling.raise_above(Timestamp::from_micros(7_900_000, 0)).expect("below it");
+        ceiling.keep_ahead(&Clock::with_wall(1, Arc::new(|| 0)));
+        assert_eq!(open(folder.path(), false).at_start(), Timestamp::from_micros(9_900_000, 0));
     }
 
     #[test]
