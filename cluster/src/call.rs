@@ -1,7 +1,6 @@
-//! Messages over TLS: a request is the body of `POST /cluster`, its response that of the answer.
+//! Messages over TLS: a request is the body of `POST /cluster` on a member's cluster port, its response that of
+//! the answer. Whoever serves the port hands such requests to [`answer`].
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +8,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::{ClientConfig, ServerConfig};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::certificates::host_name;
 use crate::message::CallError;
@@ -36,8 +33,6 @@ const MAJORITY: Duration = Duration::from_secs(30);
 const MAX_MESSAGE: usize = 1 << 30;
 /// Most bytes from a caller without a certificate.
 const MAX_JOIN: usize = 64 << 10;
-/// Calls that are served at once.
-const MAX_CONNECTIONS: usize = 1024;
 
 /// Calls members over TLS.
 pub struct TlsPeers {
@@ -164,64 +159,6 @@ fn tls_failed(error: impl std::error::Error) -> CallError {
         ""
     };
     CallError(format!("{text}{hint}"))
-}
-
-/// Serves membership calls until it is told to stop.
-pub async fn serve(
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-    membership: Arc<Membership>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let acceptor = TlsAcceptor::from(config);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.changed() => return,
-        };
-        let Ok((stream, address)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%address, "too many cluster connections at once");
-            continue;
-        };
-        let (acceptor, membership) = (acceptor.clone(), membership.clone());
-        tokio::spawn(async move {
-            connection(stream, address, acceptor, membership).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    acceptor: TlsAcceptor,
-    membership: Arc<Membership>,
-) {
-    // What is lost is only speed.
-    let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(CONNECT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::warn!(%address, %error, "a cluster connection is refused"),
-        Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
-    };
-    let chain = stream.get_ref().1.peer_certificates();
-    let certificate = chain.and_then(|chain| chain.first()).map(|der| der.clone().into_owned());
-    let service = service_fn(move |request| {
-        let (membership, certificate) = (membership.clone(), certificate.clone());
-        async move { Ok::<_, Infallible>(answer(&membership, certificate.as_ref(), request).await) }
-    });
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(ANSWER)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(%address, %error, "cluster connection ended");
-    }
 }
 
 /// Answers one request of a caller with this certificate, which TLS has checked.

@@ -77,6 +77,8 @@ pub enum Change {
         /// Thousandths of the rings' weight.
         weight: u64,
     },
+    /// The rings move one replica of a partition more, where that evens them out.
+    Rebalance,
 }
 
 /// A machine that wants to join.
@@ -227,6 +229,11 @@ pub fn apply(map: &ClusterMap, change: &Change, now: u64) -> Result<Option<Clust
             device_mut(&mut next, node, device)?.weight = *weight;
             settle_rings(&mut next, now)?;
         }
+        Change::Rebalance => {
+            if settle_rings(&mut next, now)? == 0 {
+                return Ok(None);
+            }
+        }
     }
     let follows = map.digest()?;
     (next.epoch, next.follows) = (map.epoch.next(), follows);
@@ -329,7 +336,7 @@ fn drain(map: &mut ClusterMap, name: &str, now: u64) -> Result<(), ChangeError> 
     member.state = MemberState::Draining;
     member.devices.iter_mut().for_each(|device| device.weight = 0);
     keep_replicas(map)?;
-    settle_rings(map, now)
+    settle_rings(map, now).map(drop)
 }
 
 fn remove(map: &mut ClusterMap, name: &str, force: bool, now: u64) -> Result<(), ChangeError> {
@@ -342,7 +349,7 @@ fn remove(map: &mut ClusterMap, name: &str, force: bool, now: u64) -> Result<(),
     if !force {
         keep_replicas(map)?;
     }
-    settle_rings(map, now)
+    settle_rings(map, now).map(drop)
 }
 
 fn replace(map: &mut ClusterMap, old: &str, new: &str, now: u64) -> Result<(), ChangeError> {
@@ -356,14 +363,14 @@ fn replace(map: &mut ClusterMap, old: &str, new: &str, now: u64) -> Result<(), C
         return Ok(());
     }
     forget(map, old)?;
-    settle_rings(map, now)
+    settle_rings(map, now).map(drop)
 }
 
 fn remove_device(map: &mut ClusterMap, node: &str, device: &str, now: u64) -> Result<(), ChangeError> {
     device_mut(map, node, device)?;
     find_mut(map, node)?.devices.retain(|own| own.name != device);
     keep_replicas(map)?;
-    settle_rings(map, now)
+    settle_rings(map, now).map(drop)
 }
 
 fn find_mut<'m>(map: &'m mut ClusterMap, name: &str) -> Result<&'m mut Member, ChangeError> {
@@ -430,13 +437,14 @@ fn refuses(ring: &str, error: &RingError) -> ChangeError {
     ChangeError::Ring { ring: ring.to_owned(), error: error.to_string() }
 }
 
-/// Brings all rings to what the members say, and moves as little as that asks for.
-fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<(), ChangeError> {
+/// Brings all rings to what the members say, and moves as little as that asks for; how many replicas were moved.
+fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<usize, ChangeError> {
     let members: Vec<Member> = map.voters().cloned().collect();
     let hours = u32::try_from(now / 3600).unwrap_or(u32::MAX);
-    let settled = |name: &str, file: &RingFile, wanted: u16| {
+    let mut moved = 0;
+    let mut settled = |name: &str, file: &RingFile, wanted: u16| {
         let mut ring = file.builder().map_err(|error| refuses(name, &error))?;
-        settle_ring(&mut ring, &members, wanted, hours).map_err(|error| refuses(name, &error))?;
+        moved += settle_ring(&mut ring, &members, wanted, hours).map_err(|error| refuses(name, &error))?;
         Ok::<_, ChangeError>(RingFile::of(&ring))
     };
     map.accounts = settled("account", &map.accounts, map.directory_replicas)?;
@@ -445,10 +453,15 @@ fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<(), ChangeError> {
     for (policy, old) in map.policies.iter_mut().zip(policies) {
         policy.ring = settled(&old.name, &old.ring, old.replicas)?;
     }
-    Ok(())
+    Ok(moved)
 }
 
-fn settle_ring(ring: &mut RingBuilder, members: &[Member], wanted: u16, hours: u32) -> Result<(), RingError> {
+fn settle_ring(
+    ring: &mut RingBuilder,
+    members: &[Member],
+    wanted: u16,
+    hours: u32,
+) -> Result<usize, RingError> {
     let present: Vec<_> = ring.devices().filter(|(_, leaves)| !leaves).map(|(d, _)| d.clone()).collect();
     let wants =
         || members.iter().flat_map(|member| member.devices.iter().map(move |device| (member, device)));
@@ -473,18 +486,22 @@ fn settle_ring(ring: &mut RingBuilder, members: &[Member], wanted: u16, hours: u
     if replicas != ring.replicas() {
         ring.set_replicas(replicas)?;
     }
-    ring.rebalance(hours)?;
+    let mut moved = ring.rebalance(hours)?.moved;
     let emptied = |ring: &RingBuilder| {
         let loads = ring.loads();
         ring.devices().zip(loads).all(|((device, _), load)| device.weight > 0.0 || load.partitions == 0)
     };
     // Devices without weight are to be empty; what rests after a move waits for a later rebalance.
     for _ in 0..ROUNDS {
-        if emptied(ring) || ring.rebalance(hours)?.moved == 0 {
+        if emptied(ring) {
             break;
         }
+        match ring.rebalance(hours)?.moved {
+            0 => break,
+            more => moved += more,
+        }
     }
-    Ok(())
+    Ok(moved)
 }
 
 #[cfg(test)]

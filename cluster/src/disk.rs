@@ -1,14 +1,15 @@
 //! Which disk is in which slot.
 //!
-//! Each device's folder has a file `identity` that says whose it is. How often each disk was started is noted on the
-//! disk and in the node's own folder: a disk that knows less than the folder was put back from a backup.
+//! Each device's folder has a file `identity` that says whose it is. Each start gets a random number, which is noted on the
+//! disk and in the node's own folder: a disk that knows another last start was put back from a backup, or was started
+//! somewhere else meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, DiskId, file};
+use crate::{BootId, ClusterId, DiskId, file};
 
 /// Name of the file in a device's folder.
 pub const IDENTITY: &str = "identity";
@@ -30,6 +31,10 @@ pub struct Identity {
     pub disk: DiskId,
     /// Starts of the node with it.
     pub generation: u64,
+    /// The last of them.
+    pub start: BootId,
+    /// The one before it.
+    pub before: BootId,
 }
 
 /// A device's slot.
@@ -122,9 +127,9 @@ pub enum DiskError {
     },
     /// The disk has forgotten what it had acknowledged.
     #[error(
-        "device {device}: the disk at {path} is from the past: it knows {found} starts, this machine {known}. Was it put \
-         back from a backup? What it acknowledged since then is lost on it: `kodiak device reset {device}` empties it, \
-         and the other replicas fill it again"
+        "device {device}: the disk at {path} is from the past, or was used elsewhere: it knows {found} starts, this \
+         machine {known}, and the last ones differ. Was it put back from a backup? What it acknowledged since then is \
+         lost on it: `kodiak device reset {device}` empties it, and the other replicas fill it again"
     )]
     Past {
         /// The slot.
@@ -160,6 +165,7 @@ pub enum DiskError {
 struct Known {
     disk: DiskId,
     generation: u64,
+    start: BootId,
 }
 
 /// The disks of this machine, noted outside of them.
@@ -225,8 +231,8 @@ impl Disks {
     }
 
     fn begin(&mut self, slot: &Slot) -> Result<DiskId, DiskError> {
-        let known = Known { disk: DiskId::random(), generation: 0 };
-        self.write(slot, &known)?;
+        let known = Known { disk: DiskId::random(), generation: 0, start: BootId::random() };
+        self.write(slot, &known, known.start)?;
         let disk = known.disk;
         self.known.insert(slot.device.clone(), known);
         self.save()?;
@@ -241,9 +247,10 @@ impl Disks {
         let checked: Result<Vec<Identity>, DiskError> = slots.iter().map(|slot| self.check(slot)).collect();
         let mut disks = Vec::new();
         for (slot, identity) in slots.iter().zip(checked?) {
-            // The disk first: a crash between the two leaves it ahead, which `check` allows.
-            let known = Known { disk: identity.disk, generation: identity.generation + 1 };
-            self.write(slot, &known)?;
+            // The disk first: a crash between the two leaves it ahead by one, which `check` allows.
+            let generation = identity.generation + 1;
+            let known = Known { disk: identity.disk, generation, start: BootId::random() };
+            self.write(slot, &known, identity.start)?;
             self.known.insert(slot.device.clone(), known);
             disks.push(identity.disk);
         }
@@ -280,14 +287,14 @@ impl Disks {
         if identity.disk != known.disk {
             return Err(DiskError::OtherDisk { device, path, found: identity.disk, known: known.disk });
         }
-        if identity.generation < known.generation {
+        if known.start != identity.start && known.start != identity.before {
             let (found, known) = (identity.generation, known.generation);
             return Err(DiskError::Past { device, path, found, known });
         }
         Ok(identity)
     }
 
-    fn write(&self, slot: &Slot, known: &Known) -> Result<(), DiskError> {
+    fn write(&self, slot: &Slot, known: &Known, before: BootId) -> Result<(), DiskError> {
         let identity = Identity {
             format: FORMAT,
             cluster: self.cluster,
@@ -295,6 +302,8 @@ impl Disks {
             device: slot.device.clone(),
             disk: known.disk,
             generation: known.generation,
+            start: known.start,
+            before,
         };
         save_json(&slot.path.join(IDENTITY), &identity)
     }
@@ -397,6 +406,22 @@ mod tests {
         std::fs::remove_file(&identity).unwrap();
         let text = machine.refused();
         assert!(text.contains("Is it mounted?"), "{text}");
+    }
+
+    #[test]
+    fn a_copy_that_was_started_elsewhere_is_refused_though_it_knows_as_many_starts() {
+        let machine = machine();
+        let (notes, identity) =
+            (std::fs::read(&machine.notes).unwrap(), machine.slots[0].path.join(IDENTITY));
+        let before = std::fs::read(&identity).unwrap();
+        machine.disks().open(&machine.slots[..1]).unwrap();
+        let elsewhere = std::fs::read(&identity).unwrap();
+        std::fs::write(&machine.notes, notes).unwrap();
+        std::fs::write(&identity, before).unwrap();
+        machine.disks().open(&machine.slots[..1]).unwrap();
+        std::fs::write(&identity, elsewhere).unwrap();
+        let text = machine.refused();
+        assert!(text.contains("knows 1 starts, this machine 1, and the last ones differ"), "{text}");
     }
 
     #[test]

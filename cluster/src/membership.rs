@@ -168,10 +168,45 @@ impl Membership {
             }
             Request::Status => Ok(Response::Status(self.status())),
             Request::Hello(hello) => self.greet(caller, hello).await,
-            Request::Change(change) => Ok(Response::Done(self.change(&change).await?.epoch)),
+            Request::Change(change) => {
+                self.are_filled(&change).await?;
+                Ok(Response::Done(self.change(&change).await?.epoch))
+            }
             // Answered for everybody.
             Request::Join(_) => Err(Refusal::Anonymous),
         }
+    }
+
+    /// Refuses an operator's change that moves more partitions while replicas still lack what the last one moved.
+    async fn are_filled(self: &Arc<Self>, change: &Change) -> Result<(), Refusal> {
+        let leaving = match change {
+            Change::Drain { .. } | Change::Rebalance => None,
+            Change::Remove { name, force: false } => Some(name),
+            _ => return Ok(()),
+        };
+        let mut calls = JoinSet::new();
+        for peer in self.others().into_iter().filter(|peer| Some(&peer.name) != leaving) {
+            let ways = self.peers.clone();
+            calls.spawn(async move { (ways.call(&peer, Request::Status).await, peer.name) });
+        }
+        let mut lacking = Vec::new();
+        let mut look = |name: &str, status: &NodeStatus| {
+            let missing: usize = status.devices.iter().map(|device| device.missing).sum();
+            if missing > 0 {
+                lacking.push(format!("{name} lacks {missing} partitions"));
+            }
+        };
+        look(&self.name, &self.status());
+        let mut silent = Vec::new();
+        for (answer, name) in calls.join_all().await {
+            match answer {
+                Ok(Response::Status(status)) => look(&name, &status),
+                Ok(_) => silent.push(format!("{name} gives no sense")),
+                Err(CallError(error)) => silent.push(format!("{name} does not answer: {error}")),
+            }
+        }
+        lacking.extend(silent);
+        if lacking.is_empty() { Ok(()) } else { Err(Refusal::Filling(lacking.join("; "))) }
     }
 
     /// How this machine is.

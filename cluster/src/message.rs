@@ -141,6 +141,8 @@ pub struct DeviceRoom {
     pub total: u64,
     /// It takes no more writes.
     pub failed: bool,
+    /// Partitions that it is a replica of, but has not been filled with yet.
+    pub missing: usize,
 }
 
 /// What is answered.
@@ -232,6 +234,12 @@ pub enum Refusal {
         /// Who is missing, and why.
         missing: String,
     },
+    /// Replicas lack what others have.
+    #[error(
+        "not now, since replicas are still being filled ({0}): wait until `kodiak cluster status` shows that none is. A \
+         machine that is lost is given up with `kodiak node remove --force`"
+    )]
+    Filling(String),
     /// Others change the map all the time.
     #[error("other changes of the cluster were faster: try again")]
     Contention,

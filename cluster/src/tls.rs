@@ -239,8 +239,10 @@ mod tests {
             TlsConnector::from(client).connect(host, stream).await?.read_u8().await
         };
         let (served, called) = tokio::join!(serve, call);
-        served.map_err(|error| format!("server: {error}"))?;
-        called.map(drop).map_err(|error| format!("client: {error}"))
+        match (served, called) {
+            (Ok(()), Ok(_)) => Ok(()),
+            (served, called) => Err(format!("server: {served:?}; client: {called:?}")),
+        }
     }
 
     #[tokio::test]
@@ -249,20 +251,21 @@ mod tests {
         let client = node("n2", again(&server.authority), Duration::ZERO);
         shake(&server, client.credentials.client().unwrap(), "n1").await.unwrap();
         let other = shake(&server, client.credentials.client().unwrap(), "n3").await.unwrap_err();
-        assert!(other.contains("not valid for name"), "{other}");
+        assert!(other.contains("NotValidForName"), "{other}");
         let old = node("n2", again(&server.authority), Duration::days(31));
         let expired = shake(&server, old.credentials.client().unwrap(), "n1").await.unwrap_err();
-        assert!(expired.contains("expired"), "{expired}");
+        assert!(expired.contains("ExpiredContext") || expired.contains("Expired"), "{expired}");
         // A node of another cluster believes its own authority only; one that pretends to have ours shows a
         // certificate that ours did not sign.
         let stranger = node("n2", authority(), Duration::ZERO);
         let foreign = shake(&server, stranger.credentials.client().unwrap(), "n1").await.unwrap_err();
-        assert!(foreign.contains("UnknownIssuer") || foreign.contains("UnknownCA"), "{foreign}");
+        // Both authorities have one name: only the signature tells them apart.
+        assert!(foreign.contains("client: Err") && foreign.contains("BadSignature"), "{foreign}");
         let current = stranger.credentials.current.load_full();
         let liar =
             Credentials { authority: client.credentials.authority.clone(), current: ArcSwap::new(current) };
         let forged = shake(&server, Arc::new(liar).client().unwrap(), "n1").await.unwrap_err();
-        assert!(forged.starts_with("server:") && forged.contains("invalid peer certificate"), "{forged}");
+        assert!(forged.contains("server: Err") && forged.contains("BadSignature"), "{forged}");
     }
 
     #[tokio::test]
@@ -272,6 +275,6 @@ mod tests {
         let wrong = shake(&server, joining(Fingerprint([1; 32])).unwrap(), "n1").await.unwrap_err();
         assert!(wrong.contains("UnknownIssuer") || wrong.contains("UnknownCA"), "{wrong}");
         let name = shake(&server, joining(server.authority.fingerprint()).unwrap(), "n2").await.unwrap_err();
-        assert!(name.contains("not valid for name"), "{name}");
+        assert!(name.contains("NotValidForName"), "{name}");
     }
 }

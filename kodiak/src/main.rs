@@ -1,5 +1,6 @@
 //! `kodiak`: the whole cloud in one program.
 
+mod assignments;
 mod commands;
 mod data;
 mod endpoints;

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::assignments;
 use crate::remote::{self, Remotes};
 use crate::settings::{ClusterSettings, Settings};
 use crate::shared::Shared;
@@ -91,9 +92,21 @@ impl Machine {
         let (party, view) = remote::party(&membership, clock);
         let remotes = Remotes::new(party.clone(), node.clone(), client);
         let server = (credentials.server()?, ServerSettings::default());
-        let server = Server::new(node, party, &server.0, Some(view), server.1);
+        let server = Server::new(node.clone(), party, &server.0, Some(view), server.1);
         let present = Change::Present { name: cluster.node, address, devices };
-        Ok(Enlisted { home, membership, credentials, own, key, remotes, server, listener, address, present })
+        Ok(Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        })
     }
 }
 
@@ -141,6 +154,7 @@ fn rooms(node: &Node) -> Vec<DeviceRoom> {
         available: device.available,
         total: device.total,
         failed: device.failed,
+        missing: device.missing,
     };
     node.status().into_iter().map(room).collect()
 }
@@ -149,6 +163,7 @@ fn rooms(node: &Node) -> Vec<DeviceRoom> {
 pub struct Enlisted {
     home: Home,
     membership: Arc<Membership>,
+    node: Arc<Node>,
     credentials: Arc<Credentials>,
     own: NodeKey,
     key: PlacementKey,
@@ -162,9 +177,12 @@ pub struct Enlisted {
 
 impl Enlisted {
     /// The rings of the newest map, and the nodes in them.
-    pub fn placement(&self) -> Result<(Placement, Nodes)> {
+    pub async fn placement(&self) -> Result<(Placement, Nodes)> {
         let map = self.membership.map();
-        Ok((placement(&map, self.key.clone())?, self.remotes.nodes(&map.members)))
+        let placement = placement(&map, self.key.clone())?;
+        let adopt = async || assignments::adopt(&self.node, self.membership.name(), &placement);
+        self.remotes.gate().adopt(map.epoch.0, adopt).await?;
+        Ok((placement, self.remotes.nodes(map.epoch.0, &map.members)))
     }
 
     /// Serves the other members. Returns once this machine is known to them, or after some seconds: who does not
@@ -173,8 +191,19 @@ impl Enlisted {
     /// # Errors
     /// When a member refuses this process.
     pub async fn serve(self, store: Arc<Store>, stop: watch::Receiver<bool>) -> Result<Serving> {
-        let Enlisted { home, membership, credentials, own, key, remotes, server, listener, address, present } =
-            self;
+        let Enlisted {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            server,
+            listener,
+            address,
+            present,
+        } = self;
         let server = tokio::spawn(server.run(listener, stop));
         // A copy of a machine that runs must not serve clients.
         membership.announce_start(address).await?;
@@ -183,8 +212,9 @@ impl Enlisted {
             Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
             Err(_) => tracing::warn!("the cluster does not know this start yet: it does not answer in time"),
         }
-        let serving = Serving { home, membership, credentials, own, key, remotes, store, server, present };
-        serving.place();
+        let serving =
+            Serving { home, membership, node, credentials, own, key, remotes, store, server, present };
+        serving.place().await;
         Ok(serving)
     }
 }
@@ -193,6 +223,7 @@ impl Enlisted {
 pub struct Serving {
     home: Home,
     membership: Arc<Membership>,
+    node: Arc<Node>,
     credentials: Arc<Credentials>,
     own: NodeKey,
     key: PlacementKey,
@@ -220,16 +251,26 @@ impl Serving {
     }
 
     /// Gives the store the rings of the newest map.
-    fn place(&self) {
+    async fn place(&self) {
         let map = self.membership.map();
-        let placed = placement(&map, self.key.clone()).map_err(anyhow::Error::from);
-        let placed = placed.and_then(|placement| {
-            Ok(self.store.set_placement(placement, &self.remotes.nodes(&map.members))?)
-        });
-        match placed {
+        match self.use_rings(&map).await {
             Ok(()) => tracing::info!(epoch = map.epoch.0, "rings of the newest map are used"),
             Err(error) => tracing::error!(epoch = map.epoch.0, %error, "the rings of the map cannot be used"),
         }
+    }
+
+    async fn use_rings(&self, map: &ClusterMap) -> Result<()> {
+        let (epoch, gate) = (map.epoch.0, self.remotes.gate());
+        if gate.epoch() == epoch {
+            return Ok(());
+        }
+        let placement = placement(map, self.key.clone())?;
+        let nodes = self.remotes.nodes(epoch, &map.members);
+        let adopt = async || {
+            assignments::adopt(&self.node, self.membership.name(), &placement)?;
+            Ok(self.store.set_placement(placement.clone(), &nodes)?)
+        };
+        gate.adopt(epoch, adopt).await
     }
 
     /// Gives the store each newer map's rings.
@@ -239,7 +280,7 @@ impl Serving {
         maps.mark_changed();
         while maps.changed().await.is_ok() {
             maps.mark_unchanged();
-            self.place();
+            self.place().await;
         }
     }
 

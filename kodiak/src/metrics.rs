@@ -89,6 +89,7 @@ fn devices(node: &Node) {
         let label = [("device", device.name)];
         metrics::gauge!("kodiak_device_available_bytes", &label).set(device.available as f64);
         metrics::gauge!("kodiak_device_size_bytes", &label).set(device.total as f64);
+        metrics::gauge!("kodiak_device_missing_partitions", &label).set(device.missing as f64);
         metrics::gauge!("kodiak_device_failed", &label).set(f64::from(u8::from(device.failed)));
     }
 }

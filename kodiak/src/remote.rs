@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kodiak_cluster::{Caller, Member, Membership, call};
 use kodiak_proxy::store::Nodes;
-use kodiak_storage_api::remote::{ClusterView, Party, RemoteNode, Settings};
+use kodiak_storage_api::remote::{ClusterView, Gate, Gated, Party, RemoteNode, Settings};
 use kodiak_storage_api::{Clock, StorageNode};
 use kodiak_storage_node::{Body, Extension};
 use parking_lot::Mutex;
@@ -60,12 +60,17 @@ impl Remotes {
         Remotes { party, local, config, known: Mutex::default() }
     }
 
-    /// The nodes of these members, and this machine's own.
-    pub fn nodes(&self, members: &[Member]) -> Nodes {
+    /// Which map's rings this machine goes by.
+    pub fn gate(&self) -> &Gate {
+        self.party.gate()
+    }
+
+    /// The nodes of these members, and this machine's own, for calls that the map of this epoch places.
+    pub fn nodes(&self, epoch: u64, members: &[Member]) -> Nodes {
         let mut known = self.known.lock();
         known.retain(|clock, _| members.iter().any(|member| member.clock == *clock));
         let mut nodes: Nodes = HashMap::new();
-        nodes.insert(self.party.name().to_owned(), self.local.clone());
+        nodes.insert(self.party.name().to_owned(), Gated::new(self.party.clone(), self.local.clone(), epoch));
         // Who was never up has no address, and nothing in the rings.
         let up = |member: &&Member| member.name != self.party.name() && member.address.port() != 0;
         for member in members.iter().filter(up) {
@@ -75,7 +80,7 @@ impl Remotes {
             };
             let node = known.entry(member.clock).or_insert_with(make);
             node.moved(&address);
-            nodes.insert(member.name.clone(), node.clone());
+            nodes.insert(member.name.clone(), node.placed_by(epoch));
         }
         nodes
     }

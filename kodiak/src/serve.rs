@@ -12,7 +12,7 @@ use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, Ring};
 use kodiak_storage_api::{Clock, Policy, StorageNode};
-use kodiak_storage_node::Node;
+use kodiak_storage_node::{Node, repair};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -65,9 +65,16 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
-            tokio::spawn(metrics::serve(listener, recorder, opened));
+            tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
         }
-        store.run_workers(stopped.clone());
+        let own: Arc<dyn StorageNode> = opened.clone();
+        store.run_workers(&own, opened.device_indexes(), &stopped);
+        if member.is_some() {
+            let (rings, clock) = (store.clone(), store.shared_clock());
+            let (name, stopped) = (settings.cluster.node.clone(), stopped.clone());
+            let repair = settings.storage.repair.clone();
+            tokio::spawn(repair::run(name, move || rings.rings(), clock, repair, stopped));
+        }
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
@@ -95,7 +102,7 @@ async fn open(
 ) -> Result<(Arc<Store>, Option<Enlisted>)> {
     if let Some(machine) = machine {
         let member = machine.enlist(node, clock.clone(), key(settings)?).await?;
-        let (placement, nodes) = member.placement()?;
+        let (placement, nodes) = member.placement().await?;
         return Ok((Store::new(placement, &nodes, clock)?, Some(member)));
     }
     let name = settings.cluster.node.clone();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockKey, Codec, DataId, DeviceIndex, DirectoryKey, ErasureCode, NodeError, ObjectKey, ObjectPath,
-    StorageNode,
+    StorageNode, Tree,
 };
 
 /// Where things lie: the rings and the key that hashes names.
@@ -34,6 +34,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// On how many devices of a partition its records are: the first ones.
+    pub fn record_replicas(&self) -> usize {
+        match self.protection {
+            Protection::Replicated => self.ring.replicas(),
+            Protection::Erasure(_) => RECORD_REPLICAS.min(self.ring.replicas()),
+        }
+    }
+
     /// Whether each fragment of a block has a replica of the ring.
     pub fn check(&self) -> Result<(), PlacementError> {
         match self.protection {
@@ -93,6 +101,11 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Whether both are the same device.
+    pub fn is(&self, other: &Replica) -> bool {
+        self.device == other.device && self.shares_node(other)
+    }
+
     /// Whether both are devices of one node.
     pub fn shares_node(&self, other: &Replica) -> bool {
         Arc::ptr_eq(&self.node, &other.node)
@@ -227,22 +240,60 @@ impl Map {
         Ok(self.policy(policy)?.placed.replicas(partition))
     }
 
+    /// The devices of a node, by its name in the rings.
+    pub fn on(&self, node: &str) -> Vec<Replica> {
+        let rings = [&self.accounts, &self.containers].into_iter();
+        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
+        let mut found: Vec<Replica> = Vec::new();
+        for placed in rings {
+            for device in placed.ring.devices().filter(|device| device.node == node) {
+                let replica = placed.devices.get(device.id as usize).cloned().flatten();
+                if let Some(replica) = replica.filter(|replica| !found.iter().any(|seen| seen.is(replica))) {
+                    found.push(replica);
+                }
+            }
+        }
+        found
+    }
+
+    /// Every tree that a device may have something of.
+    pub fn trees(&self) -> Vec<Tree> {
+        let policies = (0..self.objects.len()).map(|policy| PolicyIndex(policy as u16));
+        let trees = policies.flat_map(|policy| [Tree::Objects(policy), Tree::Blocks(policy)]);
+        [Tree::Accounts, Tree::Containers].into_iter().chain(trees).collect()
+    }
+
+    /// How many partitions a tree's ring has.
+    pub fn partitions(&self, tree: Tree) -> Result<u32, NodeError> {
+        Ok(self.ring_of(tree)?.ring.partitions())
+    }
+
+    /// The devices that hold a partition of a tree.
+    pub fn replicas(&self, tree: Tree, partition: Partition) -> Result<Vec<Replica>, NodeError> {
+        match tree {
+            Tree::Objects(policy) => self.object_replicas(policy, partition),
+            _ => Ok(self.ring_of(tree)?.replicas(partition)),
+        }
+    }
+
+    /// The devices that stand in for those of a partition, in their order.
+    pub fn handoffs(&self, tree: Tree, partition: Partition) -> Result<Vec<Replica>, NodeError> {
+        let placed = self.ring_of(tree)?;
+        let found = placed.ring.handoffs(partition);
+        Ok(found.filter_map(|device| placed.devices.get(device.id as usize).cloned().flatten()).collect())
+    }
+
+    fn ring_of(&self, tree: Tree) -> Result<&PlacedRing, NodeError> {
+        Ok(match tree {
+            Tree::Accounts => &self.accounts,
+            Tree::Containers => &self.containers,
+            Tree::Objects(policy) | Tree::Blocks(policy) => &self.policy(policy)?.placed,
+        })
+    }
+
     /// What cuts the policy's blocks, if anything does.
     pub fn codec(&self, policy: PolicyIndex) -> Result<Option<Arc<Codec>>, NodeError> {
         Ok(self.policy(policy)?.codec.clone())
-    }
-
-    /// Every device of every ring, once.
-    pub fn devices(&self) -> Vec<Replica> {
-        let rings = [&self.accounts, &self.containers].into_iter();
-        let rings = rings.chain(self.objects.iter().map(|policy| &policy.placed));
-        let mut all: Vec<Replica> = Vec::new();
-        for replica in rings.flat_map(|ring| ring.devices.iter().flatten()) {
-            if !all.iter().any(|seen| seen.device == replica.device && seen.shares_node(replica)) {
-                all.push(replica.clone());
-            }
-        }
-        all
     }
 
     fn policy(&self, policy: PolicyIndex) -> Result<&PlacedPolicy, NodeError> {

@@ -224,8 +224,8 @@ pub struct ScanPage {
     pub next: Option<ScanCursor>,
 }
 
-/// A whole item, to be written to another replica.
-#[derive(Clone, Debug)]
+/// A whole item, to be written to another replica. It is serialized without its bytes, which go beside it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ItemCopy {
     /// A version of an object with its inline bytes.
     Object {
@@ -236,6 +236,7 @@ pub enum ItemCopy {
         /// Which write it is, and its place in the order.
         stamp: Stamp,
         /// The bytes, for [`crate::Layout::Inline`].
+        #[serde(skip)]
         inline: Bytes,
     },
     /// A block.
@@ -243,6 +244,7 @@ pub enum ItemCopy {
         /// What is known of it.
         info: BlockInfo,
         /// The content.
+        #[serde(skip)]
         data: Bytes,
     },
     /// The record of an account or container.
@@ -252,6 +254,15 @@ pub enum ItemCopy {
 }
 
 impl ItemCopy {
+    /// Its content, if it has any.
+    pub fn content(&mut self) -> Option<&mut Bytes> {
+        match self {
+            ItemCopy::Object { inline, .. } => Some(inline),
+            ItemCopy::Block { data, .. } => Some(data),
+            ItemCopy::Directory(_) | ItemCopy::Row(_) => None,
+        }
+    }
+
     /// About how many bytes it is.
     pub fn size(&self) -> usize {
         match self {

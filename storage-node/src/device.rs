@@ -85,10 +85,17 @@ impl Found {
         let volumes = VolumeSet::open(disk.clone(), &volumes_folder, checkpoint.volume);
         let volumes = Arc::new(volumes.map_err(failed)?);
         let index_folder = folder.join(INDEX);
-        if !index_folder.join("CURRENT").exists() {
+        // Before there is a new index: a crash while it is filled would leave it beside a checkpoint that
+        // says it needs nothing more.
+        let forget_checkpoint = || Checkpoint::START.save(disk.as_ref(), folder).map_err(failed);
+        if !index_folder.join("CURRENT").exists() && checkpoint != Checkpoint::START {
+            forget_checkpoint()?;
             checkpoint = Checkpoint::START;
         }
-        let anew = || set_aside(&index_folder).map_err(failed);
+        let anew = || {
+            forget_checkpoint()?;
+            set_aside(&index_folder).map_err(failed)
+        };
         if crate::index::is_damaged(&index_folder) {
             tracing::error!(device = name, "index is damaged: it is set aside and made anew");
             anew()?;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use kodiak_storage_api::{Digest, DirectoryKey, Item, ItemKey, NodeError};
+use kodiak_storage_api::{DirectoryKey, Item, ItemKey, NodeError};
 
 use crate::digests::row_timestamp;
 use crate::directories::row_key;
@@ -62,16 +62,15 @@ pub fn objects_and_blocks(
     Ok(())
 }
 
-/// Drops directories that are still these; for a replay, which has no writer beside it.
+/// Drops directories, for a replay, which has no writer beside it: the state that was forgotten, or an
+/// older one, where the needle of that is gone.
 pub fn directories(shared: &Shared, forgotten: &Forgotten) -> Result<(), NodeError> {
     let directories = &shared.directories;
     for item in &forgotten.items {
         let ItemKey::Directory(key) = &item.key else { continue };
         let mut shard = directories.lock(directories.shard_of(key));
-        let same = directories
-            .stored(key)?
-            .is_some_and(|stored| Digest::of_directory(&key.hash, &stored.directory) == item.digest);
-        if same {
+        let stored = directories.stored(key)?.map(|stored| stored.directory);
+        if stored.is_some_and(|stored| stored.created.max(stored.deleted) <= item.timestamp) {
             directories.forget(&mut shard, key)?;
         }
     }

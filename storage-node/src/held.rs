@@ -105,6 +105,11 @@ impl Held {
         Ok(())
     }
 
+    /// Whether the device was ever told its partitions of a tree.
+    pub fn was_assigned(&self, tree: Tree) -> bool {
+        self.state.read().held.as_ref().is_some_and(|held| held.contains_key(&tree))
+    }
+
     /// A partition has everything that the others had: it votes from now on.
     pub fn filled(&self, tree: Tree, partition: Partition) -> io::Result<()> {
         let mut state = self.state.write();

@@ -29,6 +29,7 @@ mod promise;
 mod quarantine;
 mod read;
 mod recover;
+pub mod repair;
 mod scan;
 mod server;
 mod sweep;

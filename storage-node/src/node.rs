@@ -26,6 +26,7 @@ use crate::held::{Assignment, no_vote};
 use crate::index::IndexMemory;
 use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
+use crate::repair::RepairSettings;
 use crate::sweep::Snapshots;
 use crate::{compact, digests, listing, read, trees, work};
 
@@ -69,6 +70,8 @@ pub struct NodeSettings {
     pub compaction_rate: u64,
     /// Seconds between looks for volumes to compact. Default 30.
     pub compaction_interval: u64,
+    /// Repair, in a cluster.
+    pub repair: RepairSettings,
 }
 
 impl Default for NodeSettings {
@@ -83,6 +86,7 @@ impl Default for NodeSettings {
             checkpoint_bytes: 64 << 20,
             compaction_rate: 64 << 20,
             compaction_interval: 30,
+            repair: RepairSettings::default(),
         }
     }
 }
@@ -137,6 +141,8 @@ pub struct DeviceStatus {
     pub total: u64,
     /// A sync has failed: it takes no more writes.
     pub failed: bool,
+    /// Partitions that it is a replica of, but has not been filled with yet.
+    pub missing: usize,
 }
 
 impl Node {
@@ -233,6 +239,7 @@ impl Node {
                 available: space.available,
                 total: space.total,
                 failed: device.shared.failed.load(std::sync::atomic::Ordering::Acquire),
+                missing: device.held.missing().len(),
             }
         };
         self.devices.iter().map(status).collect()
@@ -260,6 +267,16 @@ impl Node {
     pub fn adopt(&self, device: DeviceIndex, assignments: &[Assignment]) -> Result<(), NodeError> {
         let adopted = self.at(device)?.held.adopt(assignments);
         adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+    }
+
+    /// Its devices.
+    pub fn device_indexes(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
+        (0..self.devices.len() as u16).map(DeviceIndex)
+    }
+
+    /// Whether a device was ever told its partitions of a tree.
+    pub fn was_assigned(&self, tree: Tree) -> bool {
+        self.devices.iter().any(|device| device.held.was_assigned(tree))
     }
 
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
@@ -465,7 +482,7 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         // Only who has all rows knows whether a directory is empty, and only who has all records whether
         // there is one.
-        if !matches!(write.change, DirectoryChange::Create { .. }) {
+        if matches!(write.change, DirectoryChange::Update { .. } | DirectoryChange::Delete) {
             device.held.vote(&DIRECTORIES, write.key.partition)?;
         }
         device.ask(|done| Request::Directory(write, done)).await

@@ -135,10 +135,11 @@ impl Writer {
         }
         // A move is checked against an index that does not show the rest of the group yet.
         let mixed = matches!(request, Request::Move(..)) != self.group.moves && !self.group.items.is_empty();
-        // What is carried over begins the next group: that this one has some of its names does no harm.
-        if mixed || !request.names().into_iter().all(|name| self.group.names.insert(name)) {
+        let names = request.names();
+        if mixed || names.iter().any(|name| self.group.names.contains(name)) {
             return Err(request);
         }
+        self.group.names.extend(names);
         self.group.moves = matches!(request, Request::Move(..));
         match request {
             Request::Object(write, done) => self.add_object(write, false, done),

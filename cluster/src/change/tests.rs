@@ -137,3 +137,17 @@ fn clocks_are_never_used_twice_and_names_are_checked() {
     map = make(&map, &Change::Admit(second));
     assert_eq!(map.member("n2").unwrap().clock, 3);
 }
+
+#[test]
+fn rebalances_even_the_devices_out_and_then_change_nothing() {
+    let mut map = testing::map(3, 0, 2, 6);
+    let balance = |map: &ClusterMap| map.policies[0].ring.builder().unwrap().balance();
+    let mut rounds = 0;
+    while let Some(next) = apply(&map, &Change::Rebalance, NOW).unwrap() {
+        // Growth from one machine to three has left the devices of each uneven.
+        assert!(balance(&next) <= balance(&map), "{} after {}", balance(&next), balance(&map));
+        (map, rounds) = (next, rounds + 1);
+        assert!(rounds < 20, "it does not come to rest");
+    }
+    assert!(rounds > 0 && balance(&map) < 1.0, "{} after {rounds} rounds", balance(&map));
+}

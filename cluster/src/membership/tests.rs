@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 
 use super::*;
+use crate::message::DeviceRoom;
 use crate::testing::{self, address};
 use crate::{ChangeError, ClusterId, Epoch, JoinToken, NodeKey};
 
@@ -35,12 +36,15 @@ impl Peers for Way {
 
 struct Cluster {
     network: Arc<Network>,
+    /// Who has partitions that are not filled.
+    lacks: Arc<RwLock<HashSet<String>>>,
     folder: tempfile::TempDir,
 }
 
 impl Cluster {
     fn new(up: u8, joining: u8) -> Cluster {
-        let cluster = Cluster { network: Arc::default(), folder: tempfile::tempdir().unwrap() };
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = Cluster { network: Arc::default(), lacks: Arc::default(), folder };
         let map = Arc::new(testing::map(up, joining, 1, 2));
         for number in 1..=up + joining {
             let name = format!("n{number}");
@@ -58,7 +62,15 @@ impl Cluster {
             authority: Authority::create(id, OffsetDateTime::now_utc()).unwrap(),
             settings: "users".into(),
             peers: Arc::new(Way { from: name.to_owned(), network: self.network.clone() }),
-            report: Box::new(|| (0, Vec::new())),
+            report: Box::new({
+                let lacks = self.lacks.clone();
+                let name = name.to_owned();
+                move || {
+                    let missing = if lacks.read().contains(&name) { 7 } else { 0 };
+                    let (name, failed) = ("d1".into(), false);
+                    (0, vec![DeviceRoom { name, available: 1, total: 2, failed, missing }])
+                }
+            }),
         }
     }
 
@@ -251,4 +263,24 @@ async fn a_removed_member_and_a_foreign_certificate_are_told_so() {
     assert_eq!(removed, Refusal::WasRemoved { node: "n4".into(), epoch: map.epoch });
     let answer = member.handle(Caller::Anonymous, Request::Status).await;
     assert_eq!(answer, Response::Refused(Refusal::Anonymous));
+}
+
+#[tokio::test]
+async fn nothing_more_is_moved_while_replicas_are_being_filled() {
+    let cluster = Cluster::new(4, 0);
+    cluster.lacks.write().insert("n3".into());
+    let member = cluster.member("n1");
+    let ask = |change| member.handle(Caller::Member("n1".into()), Request::Change(change));
+    let drain = || Change::Drain { name: "n4".into() };
+    for change in [drain(), Change::Rebalance, Change::Remove { name: "n4".into(), force: false }] {
+        let Response::Refused(Refusal::Filling(who)) = ask(change).await else { panic!("it was done") };
+        assert_eq!(who, "n3 lacks 7 partitions");
+    }
+    cluster.lacks.write().clear();
+    assert!(matches!(ask(drain()).await, Response::Done(_)));
+    // Who leaves is not asked; everybody else is.
+    cluster.cut(&["n4"]);
+    assert!(matches!(ask(Change::Rebalance).await, Response::Refused(Refusal::Filling(_))));
+    let remove = Change::Remove { name: "n4".into(), force: false };
+    assert!(matches!(ask(remove).await, Response::Done(_)));
 }

@@ -4,15 +4,16 @@
 //! writes cannot meet. Each is verified by its own checksums on its device.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::future::try_join_all;
-use futures_util::stream::FuturesUnordered;
-use kodiak_storage_api::{BlockKey, BlockWrite, Codec, NodeError, ObjectPath, Replica};
+use futures_util::future::{Either, select, try_join_all};
+use kodiak_storage_api::{BlockKey, BlockWrite, Codec, Health, NodeError, ObjectPath, Replica};
 
-use super::{Store, StoreError, quorum};
+use tokio::time::timeout;
+
+use super::{Store, StoreError, hedge, quorum};
 
 /// A block, and who keeps its fragments.
 pub(super) struct Fragments {
@@ -70,36 +71,50 @@ impl Fragments {
         Ok(parts.concat().into())
     }
 
+    /// The fragment itself; or, if it cannot be read or is late, from the same range of others.
     async fn read_fragment(&self, fragment: usize, range: Range<u32>) -> Result<Bytes, NodeError> {
-        match self.fetch(fragment, range.clone()).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(error) => {
-                tracing::warn!(key = ?self.key, fragment, %error, "a fragment is rebuilt to be read");
-            }
-        }
-        metrics::counter!("kodiak_fragments_rebuilt_total").increment(1);
-        let needed = self.codec.code().data();
-        let fetch = |other: usize| {
-            let bytes = self.fetch(other, range.clone());
-            async move { (other, bytes.await) }
+        let mut direct = pin!(self.fetch(fragment, range.clone()));
+        let read = match hedge::late(self.health(fragment)) {
+            Some(late) => timeout(late + hedge::PIECE_SLACK, direct.as_mut()).await,
+            None => Ok(direct.as_mut().await),
         };
-        // As many as are needed, and another for each that fails.
-        let mut others = (0..self.codec.code().fragments()).filter(|other| *other != fragment);
-        let mut asked: FuturesUnordered<_> = others.by_ref().take(needed).map(fetch).collect();
-        let (mut found, mut errors) = (vec![None; self.codec.code().fragments()], Vec::new());
-        while let Some((other, bytes)) = asked.next().await {
-            match bytes {
-                Ok(bytes) => found[other] = Some(bytes),
-                Err(error) => {
-                    errors.push(error);
-                    asked.extend(others.next().map(fetch));
-                }
+        let late = match read {
+            Ok(Ok(bytes)) => return Ok(bytes),
+            Ok(Err(error)) => {
+                tracing::warn!(key = ?self.key, fragment, %error, "a fragment is rebuilt to be read");
+                false
             }
+            Err(_) => true,
+        };
+        metrics::counter!("kodiak_fragments_rebuilt_total").increment(1);
+        let rebuilt = pin!(self.rebuild(fragment, range));
+        if !late {
+            return rebuilt.await;
         }
-        if found.iter().flatten().count() < needed {
+        match select(direct, rebuilt).await {
+            Either::Left((Err(_), rebuilt)) => rebuilt.await,
+            Either::Right((Err(_), direct)) => direct.await,
+            Either::Left((bytes, _)) | Either::Right((bytes, _)) => bytes,
+        }
+    }
+
+    /// A range of a fragment from the same range of as many others as are needed.
+    async fn rebuild(&self, fragment: usize, range: Range<u32>) -> Result<Bytes, NodeError> {
+        let (all, needed) = (self.codec.code().fragments(), self.codec.code().data());
+        let others: Vec<usize> = (0..all).filter(|other| *other != fragment).collect();
+        let health: Vec<Health> = others.iter().map(|other| self.health(*other)).collect();
+        let fetch = |index: usize| self.fetch(others[index], range.clone());
+        let (answers, errors) = hedge::ask(&health, needed, hedge::PIECE_SLACK, fetch).await;
+        if answers.len() < needed {
             return Err(super::error::worst(errors));
         }
+        let mut found = vec![None; all];
+        answers.into_iter().for_each(|(index, bytes)| found[others[index]] = Some(bytes));
         self.codec.rebuild(&found, fragment)
+    }
+
+    fn health(&self, fragment: usize) -> Health {
+        self.replicas.get(fragment).map_or(Health::Down, |replica| replica.node.health())
     }
 
     async fn fetch(&self, fragment: usize, range: Range<u32>) -> Result<Bytes, NodeError> {

@@ -8,6 +8,7 @@ mod commit;
 mod directories;
 mod erasure;
 mod error;
+mod hedge;
 mod listing;
 mod locks;
 mod md5;
@@ -169,8 +170,18 @@ impl Store {
         Ok(())
     }
 
+    /// The rings in use, and the devices behind them.
+    pub fn rings(&self) -> Arc<Map> {
+        self.map.load_full()
+    }
+
     fn map(&self) -> arc_swap::Guard<Arc<Map>> {
         self.map.load()
+    }
+
+    /// The same, to share.
+    pub fn shared_clock(&self) -> Arc<Clock> {
+        self.clock.clone()
     }
 
     /// The clock that orders this store's writes.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex, StoredVersion,
-    Timestamp, Version, VersionId,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, ObjectPath, ObjectRecord, PolicyIndex,
+    StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
 use super::register::Register;
-use super::{ByteStream, Store, StoreError};
+use super::{ByteStream, Store, StoreError, hedge};
 use crate::http::Payload;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
@@ -160,15 +160,20 @@ impl Store {
         if let Some(fragments) = self.fragments(key, piece.block_len)? {
             return fragments.read(piece.range).await;
         }
-        let mut errors = Vec::new();
-        for replica in self.map().block_replicas(policy, key.partition)? {
-            match replica.node.read_block(replica.device, key, piece.range.clone()).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => {
-                    tracing::warn!(?key, %error, "a replica of a block could not be read");
-                    errors.push(error);
-                }
+        let replicas = self.map().block_replicas(policy, key.partition)?;
+        let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
+        let ask = |index: usize| {
+            let (replica, range) = (replicas[index].clone(), piece.range.clone());
+            async move {
+                let read = replica.node.read_block(replica.device, key, range).await;
+                read.inspect_err(
+                    |error| tracing::warn!(?key, %error, "a replica of a block could not be read"),
+                )
             }
+        };
+        let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;
+        if let Some((_, bytes)) = answers.pop() {
+            return Ok(bytes);
         }
         Err(super::error::worst(errors).into())
     }

@@ -1,12 +1,14 @@
 //! Asking several replicas at once.
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use kodiak_storage_api::NodeError;
+use kodiak_storage_api::{Health, NodeError};
 
 use super::error::worst;
+use super::hedge;
 use kodiak_storage_api::Replica;
 
 /// How many of `replicas` are a majority.
@@ -105,30 +107,13 @@ where
     if answers.len() >= majority(replicas.len()) { Ok(answers) } else { Err(worst(errors)) }
 }
 
-async fn answers<T, F, A>(replicas: &[Replica], mut ask: F) -> (Vec<(usize, T)>, Vec<NodeError>)
+/// The answers of a majority, or of fewer where too many fail; a replica that is late is not waited for.
+async fn answers<T, F, A>(replicas: &[Replica], mut ask: F) -> hedge::Answers<T>
 where
     F: FnMut(usize, Replica) -> A,
     A: Future<Output = Result<T, NodeError>>,
 {
-    let needed = majority(replicas.len());
-    let mut waiting = replicas.iter().cloned().enumerate();
-    let mut ask = |(index, replica): (usize, Replica)| {
-        let answer = ask(index, replica);
-        async move { (index, answer.await) }
-    };
-    let mut asked: FuturesUnordered<_> = waiting.by_ref().take(needed).map(&mut ask).collect();
-    let (mut answers, mut errors) = (Vec::with_capacity(needed), Vec::new());
-    while let Some((index, answer)) = asked.next().await {
-        match answer {
-            Ok(value) => answers.push((index, value)),
-            Err(error) => {
-                errors.push(error);
-                asked.extend(waiting.next().map(&mut ask));
-            }
-        }
-        if answers.len() >= needed {
-            break;
-        }
-    }
-    (answers, errors)
+    let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
+    let ask = |index: usize| ask(index, replicas[index].clone());
+    hedge::ask(&health, majority(replicas.len()), Duration::ZERO, ask).await
 }

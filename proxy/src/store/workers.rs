@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kodiak_storage_api::{Work, WorkItem, WorkKind};
+use kodiak_storage_api::{DeviceIndex, Replica, StorageNode, Work, WorkItem, WorkKind};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Precondition, Store, StoreError};
-use kodiak_storage_api::Replica;
 
 /// How soon an account knows its containers' totals.
 const TOTALS_EVERY: Duration = Duration::from_millis(100);
@@ -23,10 +22,17 @@ const FREE_GRACE: Duration = Duration::from_secs(2);
 const BATCH: usize = 200;
 
 impl Store {
-    /// Runs the background workers until `stop` changes.
-    pub fn run_workers(self: &Arc<Self>, stop: watch::Receiver<bool>) {
-        for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free] {
-            for replica in self.map().devices() {
+    /// Runs the background workers for devices of the node in this process until `stop` changes: each node
+    /// does what its own devices have queued.
+    pub fn run_workers(
+        self: &Arc<Self>,
+        node: &Arc<dyn StorageNode>,
+        devices: impl Iterator<Item = DeviceIndex>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        for device in devices {
+            for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free] {
+                let replica = Replica { node: node.clone(), device };
                 tokio::spawn(self.clone().work(kind, replica, stop.clone()));
             }
         }

@@ -30,8 +30,11 @@ use super::{
 
 /// Time for TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(1);
-/// A peer from which nothing comes for so long is asked whether it is there, and given as long to answer.
+/// A peer from which nothing comes for so long while calls wait is asked whether it is there: calls that are
+/// given up early, as hedged reads are, would not find out.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Its time to answer that. Short of a message's deadline, and longer than a busy machine's hiccup.
+const ALIVE: Duration = Duration::from_secs(3);
 /// Bytes of one message, and of all messages of a connection, that may be under way.
 const WINDOW: u32 = 1 << 20;
 const WINDOWS: u32 = 8 << 20;
@@ -158,7 +161,7 @@ impl Link {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOWS)
             .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_timeout(ALIVE)
             .handshake(TokioIo::new(stream))
             .await;
         let (sender, connection) = connected.map_err(|error| explained(&error))?;

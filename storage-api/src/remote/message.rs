@@ -7,8 +7,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockKey, BlockWrite, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery, NodeError, ObjectKey,
-    ObjectWrite, Page, Promise, Row, RowDurability, StoredVersion, Timestamp, WorkId, WorkItem, WorkKind,
+    BlockInfo, BlockKey, BlockWrite, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemCopy,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row, RowDurability,
+    ScanPage, ScanQuery, StoredVersion, Timestamp, Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// What either side tells the other with every message.
@@ -16,7 +17,8 @@ use crate::{
 pub struct Head {
     /// The sender's cluster.
     pub cluster: String,
-    /// Epoch of the map that the sender has.
+    /// Of a call: epoch of the map by which it is placed, 0 if by none. Of an answer: of the map that the
+    /// node has.
     pub epoch: u64,
     /// The sender's clock.
     pub clock: Timestamp,
@@ -62,6 +64,15 @@ pub enum Call {
     ListRows { key: DirectoryKey, query: ListQuery },
     NextWork { kind: WorkKind, now: u64, limit: usize },
     FinishWork { kind: WorkKind, ids: Vec<WorkId> },
+    Digests { tree: Tree, partitions: Range<u32> },
+    Buckets { tree: Tree, partition: Partition },
+    Scan(ScanQuery),
+    ReadItems { keys: Vec<ItemKey> },
+    BlockInfos { keys: Vec<BlockKey> },
+    LearnObject(Box<ObjectWrite>),
+    Missing,
+    Filled { tree: Tree, partition: Partition },
+    Forget { items: Vec<Item> },
 }
 
 impl Call {
@@ -80,12 +91,21 @@ impl Call {
             Call::ListRows { .. } => "list_rows",
             Call::NextWork { .. } => "next_work",
             Call::FinishWork { .. } => "finish_work",
+            Call::Digests { .. } => "digests",
+            Call::Buckets { .. } => "buckets",
+            Call::Scan(_) => "scan",
+            Call::ReadItems { .. } => "read_items",
+            Call::BlockInfos { .. } => "block_infos",
+            Call::LearnObject(_) => "learn_object",
+            Call::Missing => "missing",
+            Call::Filled { .. } => "filled",
+            Call::Forget { .. } => "forget",
         }
     }
 
     /// Whether it carries so much that it must not stand in the way of messages.
     pub fn is_bulk(&self) -> bool {
-        matches!(self, Call::WriteBlock(_) | Call::ReadBlock { .. })
+        matches!(self, Call::WriteBlock(_) | Call::ReadBlock { .. } | Call::ReadItems { .. })
     }
 }
 
@@ -106,4 +126,45 @@ pub enum Reply {
     Directory(Option<DirectoryInfo>),
     Page(Page),
     Work(Vec<WorkItem>),
+    Digests(Vec<(Partition, Digest)>),
+    Buckets(Vec<Digest>),
+    Scanned(ScanPage),
+    /// Of those with content, the payload has as many bytes as `lengths` says, one after the other.
+    Items {
+        items: Vec<Result<Option<ItemCopy>, NodeError>>,
+        lengths: Vec<u32>,
+    },
+    BlockInfos(Vec<Option<BlockInfo>>),
+    Missing(Vec<(Tree, Partition)>),
+    Forgotten(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyHash, PolicyIndex};
+
+    /// The place of each call and reply in its list is part of the protocol: new ones go to the end. If this
+    /// fails, put them back in order or change [`crate::remote::PROTOCOL`].
+    #[test]
+    fn what_goes_over_the_wire_does_not_change_by_accident() {
+        let key = ObjectKey { policy: PolicyIndex(1), partition: Partition(300), hash: KeyHash([7; 16]) };
+        let head = Head { cluster: "ab".into(), epoch: 5, clock: Timestamp::from_micros(1, 2) };
+        let call = Call::ReadObject { key, data: true };
+        let (device, row_device) = ("d1".into(), Some("d2".into()));
+        let request = Request { head: head.clone(), patience: 5000, device, row_device, call };
+        let bytes = postcard::to_stdvec(&request).expect("a message");
+        let shared = [2, b'a', b'b', 5, 128, 32, 2];
+        let mut expected = shared.to_vec();
+        expected.extend([136, 39, 2, b'd', b'1', 1, 2, b'd', b'2', 2, 1, 172, 2]);
+        expected.extend([7; 16]);
+        expected.push(1);
+        assert_eq!(bytes, expected);
+        let response = Response { head, result: Ok(Reply::Forgotten(3)) };
+        let bytes = postcard::to_stdvec(&response).expect("a message");
+        assert_eq!(bytes, [&shared[..], &[0, 14, 3]].concat());
+        let tag = |call: Call| postcard::to_stdvec(&call).expect("a message")[0];
+        assert_eq!(tag(Call::FinishWork { kind: WorkKind::Free, ids: Vec::new() }), 11);
+        assert_eq!((tag(Call::Missing), tag(Call::Forget { items: Vec::new() })), (18, 20));
+    }
 }

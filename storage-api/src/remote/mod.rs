@@ -11,6 +11,8 @@
 
 mod breaker;
 mod frame;
+mod gate;
+mod gated;
 mod health;
 mod link;
 mod message;
@@ -20,6 +22,8 @@ mod party;
 mod tls;
 
 pub use frame::{Chunks, Frame, FrameCodec, FrameError, PROTOCOL, Received, collect};
+pub use gate::Gate;
+pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};

@@ -1,6 +1,6 @@
 //! A storage node on another machine.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use super::link::{Failure, Link};
 use super::meters::{Meters, Outcome};
 use super::{Call, Frame, Party, Received, Reply, Request, Response};
 use crate::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
-    Timestamp, WorkId, WorkItem, WorkKind,
+    BlockInfo, BlockKey, BlockWrite, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
+    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise,
+    Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
+    WorkKind,
 };
 
 /// Bounds of the calls to one peer.
@@ -64,6 +65,13 @@ impl Lane {
 /// A call is made once. An error leaves open whether a write was done, as the contract allows; a call that is
 /// dropped is cancelled at the peer too, unless its writer has it already.
 pub struct RemoteNode {
+    peer: Arc<Peer>,
+    /// Of the map by which calls are placed; 0: by none.
+    epoch: u64,
+}
+
+/// What all handles of a node share.
+pub struct Peer {
     party: Arc<Party>,
     link: Arc<Link>,
     devices: RwLock<Vec<Arc<str>>>,
@@ -82,14 +90,20 @@ impl RemoteNode {
         config: &ClientConfig,
         settings: Settings,
     ) -> Arc<RemoteNode> {
-        Arc::new(RemoteNode {
+        let peer = Peer {
             link: Link::new(party.clone(), peer, address, config),
             party,
             devices: RwLock::default(),
             messages: Lane::new(settings.messages, settings.message_deadline),
             blocks: Lane::new(settings.blocks, settings.block_deadline),
             meters: Meters::new(peer),
-        })
+        };
+        Arc::new(RemoteNode { peer: Arc::new(peer), epoch: 0 })
+    }
+
+    /// The same node, for calls that are placed by the map of an epoch.
+    pub fn placed_by(&self, epoch: u64) -> Arc<RemoteNode> {
+        Arc::new(RemoteNode { peer: self.peer.clone(), epoch })
     }
 
     /// The peer has moved: later calls go to this address.
@@ -115,11 +129,11 @@ impl RemoteNode {
         lane: &Lane,
     ) -> Result<Frame, NodeError> {
         let row = match &call {
-            Call::WriteObject(write) => write.row,
+            Call::WriteObject(write) | Call::LearnObject(write) => write.row,
             _ => None,
         };
         let request = Request {
-            head: self.party.head(),
+            head: self.party.head(self.epoch),
             patience: lane.deadline.as_millis() as u32,
             device: self.name(device)?,
             row_device: row.map(|row| self.name(row.device)).transpose()?,
@@ -198,6 +212,14 @@ impl RemoteNode {
             (Reply::Done, _) => Ok(()),
             _ => self.odd(),
         }
+    }
+}
+
+impl Deref for RemoteNode {
+    type Target = Peer;
+
+    fn deref(&self) -> &Peer {
+        &self.peer
     }
 }
 
@@ -347,5 +369,88 @@ impl StorageNode for RemoteNode {
         ids: Vec<WorkId>,
     ) -> Result<(), NodeError> {
         self.done(device, Call::FinishWork { kind, ids }, Vec::new()).await
+    }
+
+    async fn digests(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Range<u32>,
+    ) -> Result<Vec<(Partition, Digest)>, NodeError> {
+        match self.say(device, Call::Digests { tree, partitions }).await? {
+            Reply::Digests(digests) => Ok(digests),
+            _ => self.odd(),
+        }
+    }
+
+    async fn buckets(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partition: Partition,
+    ) -> Result<Vec<Digest>, NodeError> {
+        match self.say(device, Call::Buckets { tree, partition }).await? {
+            Reply::Buckets(digests) => Ok(digests),
+            _ => self.odd(),
+        }
+    }
+
+    async fn scan(&self, device: DeviceIndex, query: ScanQuery) -> Result<ScanPage, NodeError> {
+        match self.say(device, Call::Scan(query)).await? {
+            Reply::Scanned(page) => Ok(page),
+            _ => self.odd(),
+        }
+    }
+
+    async fn read_items(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<ItemKey>,
+    ) -> Result<Vec<Result<Option<ItemCopy>, NodeError>>, NodeError> {
+        let asked = self.ask(device, Call::ReadItems { keys }, Vec::new()).await?;
+        let (Reply::Items { mut items, lengths }, payload) = asked else { return self.odd() };
+        let mut content = Received::joined(payload);
+        let mut lengths = lengths.into_iter().map(|len| len as usize);
+        for slot in items.iter_mut().flatten().flatten().filter_map(ItemCopy::content) {
+            match lengths.next() {
+                Some(len) if len <= content.len() => *slot = content.split_to(len),
+                _ => return self.odd(),
+            }
+        }
+        Ok(items)
+    }
+
+    async fn block_infos(
+        &self,
+        device: DeviceIndex,
+        keys: Vec<BlockKey>,
+    ) -> Result<Vec<Option<BlockInfo>>, NodeError> {
+        match self.say(device, Call::BlockInfos { keys }).await? {
+            Reply::BlockInfos(infos) => Ok(infos),
+            _ => self.odd(),
+        }
+    }
+
+    async fn learn_object(&self, device: DeviceIndex, mut write: ObjectWrite) -> Result<(), NodeError> {
+        let inline = std::mem::take(&mut write.inline);
+        self.done(device, Call::LearnObject(Box::new(write)), inline).await
+    }
+
+    async fn missing(&self, device: DeviceIndex) -> Result<Vec<(Tree, Partition)>, NodeError> {
+        match self.say(device, Call::Missing).await? {
+            Reply::Missing(partitions) => Ok(partitions),
+            _ => self.odd(),
+        }
+    }
+
+    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+        self.done(device, Call::Filled { tree, partition }, Vec::new()).await
+    }
+
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        match self.say(device, Call::Forget { items }).await? {
+            Reply::Forgotten(count) => Ok(count),
+            _ => self.odd(),
+        }
     }
 }

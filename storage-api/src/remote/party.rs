@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Head;
+use super::{Gate, Head};
 use crate::{Clock, Timestamp};
 
 /// A peer's clock may be ahead of ours by this much. One that is further ahead is wrong, and following it would
@@ -32,6 +32,7 @@ pub struct Party {
     name: String,
     clock: Arc<Clock>,
     view: Arc<dyn ClusterView>,
+    gate: Gate,
     /// When a wrong clock was last logged.
     logged: AtomicU64,
 }
@@ -44,7 +45,14 @@ impl Party {
         clock: Arc<Clock>,
         view: Arc<dyn ClusterView>,
     ) -> Arc<Party> {
-        Arc::new(Party { cluster: cluster.into(), name: name.into(), clock, view, logged: AtomicU64::new(0) })
+        Arc::new(Party {
+            cluster: cluster.into(),
+            name: name.into(),
+            clock,
+            view,
+            gate: Gate::default(),
+            logged: AtomicU64::new(0),
+        })
     }
 
     /// The cluster's id.
@@ -62,9 +70,14 @@ impl Party {
         self.view.as_ref()
     }
 
-    /// What goes with a message now.
-    pub fn head(&self) -> Head {
-        Head { cluster: self.cluster.clone(), epoch: self.view.epoch(), clock: self.clock.now() }
+    /// Which map's rings this node goes by.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// What goes with a message now that was placed by the map of an epoch.
+    pub fn head(&self, epoch: u64) -> Head {
+        Head { cluster: self.cluster.clone(), epoch, clock: self.clock.now() }
     }
 
     /// Takes in what came with a message of `peer`, unless it is of another cluster.

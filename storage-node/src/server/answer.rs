@@ -46,7 +46,7 @@ impl Server {
     fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
         caller.member(&self.party).map_err(|why| {
             metrics::counter!("kodiak_node_calls_refused_total", "reason" => "caller").increment(1);
-            tracing::warn!(why, "a call is refused");
+            tracing::debug!(why, "a call is refused");
             Refusal::Refused(why)
         })?;
         self.calls.clone().try_acquire_owned().map_err(|_| {
@@ -104,14 +104,19 @@ impl Server {
         let request: Request = received.read().map_err(|error| format!("a call of {name}: {error}"))?;
         self.party.hear(name, &request.head)?;
         let patience = Duration::from_millis(request.patience.into()).min(self.settings.longest);
+        let epoch = request.head.epoch;
         // A call that is given up is dropped: what its device's writer has already is written all the same.
-        let performed = timeout(patience, perform::perform(self, request, received.payload)).await;
+        let perform = async {
+            let _gate = self.party.gate().enter(epoch).await?;
+            perform::perform(self, request, received.payload).await
+        };
+        let performed = timeout(patience, perform).await;
         let late = || Err(NodeError::Unavailable("not done in the time that the caller gave".into()));
         let (result, payload) = match performed.unwrap_or_else(|_| late()) {
             Ok((reply, payload)) => (Ok(reply), payload),
             Err(error) => (Err(error), Vec::new()),
         };
-        let response = Response { head: self.party.head(), result };
+        let response = Response { head: self.party.head(self.party.view().epoch()), result };
         Frame::new(&response, payload).map_err(|error| error.to_string())
     }
 }

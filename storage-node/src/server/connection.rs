@@ -52,7 +52,11 @@ impl Caller {
         let epoch = party.view().epoch();
         let mut admitted = self.admitted.lock();
         if admitted.as_ref().is_none_or(|(at, _)| *at != epoch) {
-            *admitted = Some((epoch, party.view().admit(&identity.node, &identity.certificate)));
+            let asked = party.view().admit(&identity.node, &identity.certificate);
+            if let Err(why) = &asked {
+                tracing::warn!(node = identity.node, why, "a node that is no member calls");
+            }
+            *admitted = Some((epoch, asked));
         }
         match &*admitted {
             Some((_, Err(why))) => Err(format!("{} is not admitted: {why}", identity.node)),
@@ -78,6 +82,14 @@ impl Server {
         let (_, session) = stream.get_ref();
         let messages = session.alpn_protocol() == Some(ALPN_MESSAGES);
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        let (_room, idle) = match certificate {
+            Some(_) => (None, IDLE),
+            // Members must get through whatever those do that anybody can be.
+            None => match self.strangers.try_acquire() {
+                Ok(room) => (Some(room), self.settings.handshake),
+                Err(_) => return tracing::warn!(%address, "too many callers without a certificate"),
+            },
+        };
         let caller = Arc::new(Caller::new(certificate.map(|der| der.clone().into_owned()), &self.party));
         let server = self.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
@@ -99,7 +111,7 @@ impl Server {
         } else {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(IDLE)
+                .header_read_timeout(idle)
                 .serve_connection(TokioIo::new(stream), service);
             watcher.watch(connection).await
         };

@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct ServerSettings {
     /// Connections at once; more are closed. Default 4096.
     pub connections: usize,
+    /// Connections at once of callers without a certificate; more are closed. Default 64.
+    pub strangers: usize,
     /// Messages at once of one connection. Default 1024.
     pub streams: u32,
     /// Calls that are served at once; more are refused as overload. Default 2048.
@@ -53,6 +55,7 @@ impl Default for ServerSettings {
     fn default() -> ServerSettings {
         ServerSettings {
             connections: 4096,
+            strangers: 64,
             streams: 1024,
             calls: 2048,
             receive: Duration::from_secs(15),
@@ -82,6 +85,7 @@ pub struct Server {
     extension: Option<Arc<dyn Extension>>,
     settings: ServerSettings,
     calls: Arc<Semaphore>,
+    strangers: Semaphore,
 }
 
 impl Server {
@@ -101,7 +105,8 @@ impl Server {
         config.send_tls13_tickets = 0;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let calls = Arc::new(Semaphore::new(settings.calls));
-        Arc::new(Server { node, party, acceptor, extension, settings, calls })
+        let strangers = Semaphore::new(settings.strangers);
+        Arc::new(Server { node, party, acceptor, extension, settings, calls, strangers })
     }
 
     /// Serves until it is told to stop; calls that are under way then are answered.

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+mod cluster;
 mod digests;
 mod lossy;
 mod power_loss;
+mod repair;
 mod restart;
 mod rig;
 mod space;

@@ -133,16 +133,25 @@ pub fn record(timestamp: Timestamp, size: u64) -> ObjectRecord {
     }
 }
 
-/// Copies a folder as it is now: what a process that is killed now leaves behind.
+/// Copies a folder as it is now: what a process that is killed now leaves behind. Checkpoints come first,
+/// so that none is newer than the indexes beside it.
 pub fn copy(from: &Path, to: &Path) {
+    copy_some(from, to, &|name| name == "checkpoint.json");
+    copy_some(from, to, &|name| name != "checkpoint.json");
+}
+
+fn copy_some(from: &Path, to: &Path, wanted: &dyn Fn(&std::ffi::OsStr) -> bool) {
     std::fs::create_dir_all(to).expect("folder");
     for entry in std::fs::read_dir(from).expect("readable") {
         let entry = entry.expect("entry");
         let target = to.join(entry.file_name());
         if entry.file_type().expect("type").is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
+            copy_some(&entry.path(), &target, wanted);
+        } else if wanted(&entry.file_name())
+            && let Err(error) = std::fs::copy(entry.path(), target)
+        {
+            // A file that is about to take another's place.
+            assert!(entry.path().extension().is_some_and(|name| name == "new"), "{error}");
         }
     }
 }

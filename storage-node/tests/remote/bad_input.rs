@@ -13,7 +13,7 @@ use kodiak_storage_api::remote::{
 use kodiak_storage_node::{Body, Extension, ServerSettings};
 use proptest::test_runner::{Config, TestRunner};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -64,7 +64,7 @@ async fn a_call_that_says_another_cluster_is_refused() {
     // Its certificates are right for the node that it calls; only what it says is not.
     let credentials = machines.authority.node("n1", CLUSTER);
     let (liar, _) = party("feedbeef", "n1", Arc::new(Clock::system(9)));
-    let head = liar.head();
+    let head = liar.head(0);
     let why = machines.client.hear("n1", &head).expect_err("refused");
     assert!(why.contains("cluster feedbeef") && why.contains(CLUSTER), "{why}");
     let answered = post(&machines, &credentials.client(), wire(&head)).await;
@@ -146,7 +146,7 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
     let (settings, server) = (Settings::default(), ServerSettings::default());
     let machines = Machines::with(server, settings, Some(Arc::new(Hello)), |node| node).await;
     let credentials = machines.authority.node("n1", CLUSTER);
-    let refused = post(&machines, &credentials.anonymous(), wire(&machines.client.head())).await;
+    let refused = post(&machines, &credentials.anonymous(), wire(&machines.client.head(0))).await;
     assert!(refused.contains("shows no certificate"), "{refused}");
     for (config, certificate) in [(credentials.anonymous(), false), (credentials.client(), true)] {
         let stream = connect(&machines, &config, ALPN_BULK).await;
@@ -161,10 +161,33 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
 }
 
 #[tokio::test]
+async fn callers_without_a_certificate_cannot_take_the_room_of_members() {
+    let server = ServerSettings { strangers: 1, ..ServerSettings::default() };
+    let machines = Machines::with(server, Settings::default(), None, |node| node).await;
+    let config = machines.authority.node("n1", CLUSTER).anonymous();
+    let call = wire(&machines.client.head(0));
+    let first = connect(&machines, &config, ALPN_BULK).await;
+    let (mut first, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(first)).await.expect("HTTP");
+    tokio::spawn(connection);
+    let mut get = || {
+        first.send_request(http::Request::get("/").body(Full::new(bytes::Bytes::new())).expect("a request"))
+    };
+    let answered = get().await.expect("an answer");
+    assert_eq!(answered.status(), http::StatusCode::NOT_FOUND);
+    answered.into_body().collect().await.expect("a body");
+    let mut second = connect(&machines, &config, ALPN_BULK).await;
+    assert!(!matches!(second.read(&mut [0]).await, Ok(1)), "closed");
+    let config = machines.authority.node("n1", CLUSTER).client();
+    assert!(!post(&machines, &config, call).await.contains("certificate"));
+    ask(&machines.remote).await.expect("members are served");
+}
+
+#[tokio::test]
 async fn another_version_of_the_protocol_is_told_whom_to_upgrade() {
     let machines = Machines::start().await;
     let config = machines.authority.node("n1", CLUSTER).client();
-    let mut call = wire(&machines.client.head());
+    let mut call = wire(&machines.client.head(0));
     assert!(!post(&machines, &config, call.clone()).await.contains("upgrade"));
     call[0] = PROTOCOL + 1;
     let answer = post(&machines, &config, call).await;
@@ -177,7 +200,7 @@ async fn garbage_at_every_layer_does_not_stop_the_server() {
     let config = machines.authority.node("n1", CLUSTER).client();
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     let bytes = proptest::collection::vec(proptest::prelude::any::<u8>(), 1..2000);
-    let call = wire(&machines.client.head());
+    let call = wire(&machines.client.head(0));
     for _ in 0..40 {
         let garbage = proptest::strategy::Strategy::new_tree(&bytes, &mut runner).expect("bytes");
         let garbage = proptest::strategy::ValueTree::current(&garbage);

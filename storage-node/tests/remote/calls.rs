@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockWrite, DirectoryChange, DirectoryWrite, Extent, Health, Layout, ListQuery, NodeError, ObjectPath,
-    ObjectWrite, PolicyIndex, Row, RowDurability, RowTarget, Stamp, StorageNode, Timestamp, Version, Work,
-    WorkKind,
+    BUCKETS, BlockWrite, BucketSet, Digest, DirectoryChange, DirectoryWrite, Extent, Health, ItemCopy,
+    ItemKey, Layout, ListQuery, NodeError, ObjectPath, ObjectWrite, PolicyIndex, Row, RowDurability,
+    RowTarget, ScanQuery, Stamp, StorageNode, Timestamp, Tree, Version, Work, WorkKind,
 };
 
 use crate::machine::{Machines, ask};
@@ -150,6 +150,58 @@ async fn directories_rows_and_work_go_over_the_wire() {
     assert!(remote.next_work(device, WorkKind::Free, due, 10).await.expect("work").is_empty());
 }
 
+/// What repair asks answers from afar as it does at hand.
+#[tokio::test]
+async fn what_replicas_are_compared_by_goes_over_the_wire() {
+    let machines = Machines::start().await;
+    let (remote, node, clock) = (&machines.remote, &machines.node, &machines.client_clock);
+    let (there, here) = (remote.device("d1").expect("a name"), node.device("d1").expect("a device"));
+    let path = ObjectPath::new("a", "c", "o");
+    let (key, at, body) = (object_key(&path), clock.now(), vec![3; 5000]);
+    let version = Version::Live(record(at, 5000));
+    let inline = vec![Bytes::from(body.clone())];
+    let stamp = Stamp::first(at);
+    let write = ObjectWrite { key, path: path.clone(), version, stamp, expect: None, inline, row: None };
+    remote.learn_object(there, write).await.expect("learnt");
+    let data = vec![Bytes::from(vec![9; 70_000])];
+    let write = BlockWrite { key: block(1), owner: path, digest: [4; 32], data };
+    remote.write_block(there, write).await.expect("written");
+
+    let policy = PolicyIndex(0);
+    for tree in [Tree::Objects(policy), Tree::Blocks(policy), Tree::Containers] {
+        let all = 0..1u32 << crate::rig::POWER;
+        let digests = remote.digests(there, tree, all.clone()).await.expect("digests");
+        assert_eq!(digests, node.digests(here, tree, all).await.expect("digests"));
+        assert_eq!(digests.is_empty(), tree == Tree::Containers);
+    }
+    let tree = Tree::Objects(policy);
+    let buckets = remote.buckets(there, tree, key.partition).await.expect("buckets");
+    assert_eq!(buckets, node.buckets(here, tree, key.partition).await.expect("buckets"));
+    let all = BucketSet::differing(&buckets, &[Digest::ZERO; BUCKETS]);
+    let query = ScanQuery { tree, partition: key.partition, buckets: all, after: None, limit: usize::MAX };
+    let page = remote.scan(there, query).await.expect("a page");
+    let [item] = page.items.as_slice() else { panic!("{page:?}") };
+    assert_eq!((item.key.clone(), item.timestamp), (ItemKey::Object(key), at));
+
+    let nothing = ItemKey::Directory(directory_key("nobody"));
+    let keys = vec![ItemKey::Object(key), nothing, ItemKey::Block(block(1))];
+    let items = remote.read_items(there, keys).await.expect("items");
+    let [Ok(Some(ItemCopy::Object { inline, .. })), Ok(None), Ok(Some(ItemCopy::Block { info, data }))] =
+        &items[..]
+    else {
+        panic!("{items:?}")
+    };
+    assert!(inline[..] == body[..] && data[..] == [9; 70_000][..]);
+    let infos = remote.block_infos(there, vec![block(2), block(1)]).await.expect("infos");
+    assert_eq!(infos, [None, Some(info.clone())]);
+
+    let missing = remote.missing(there).await.expect("an answer");
+    assert_eq!(missing, node.missing(here).await.expect("an answer"));
+    remote.filled(there, tree, key.partition).await.expect("noted");
+    assert_eq!(remote.forget(there, page.items).await.expect("forgotten"), 1);
+    assert!(node.read_object(here, key, false).await.expect("read").is_none());
+}
+
 #[tokio::test]
 async fn a_device_that_the_node_lacks_is_named() {
     let machines = Machines::start().await;
@@ -161,12 +213,10 @@ async fn a_device_that_the_node_lacks_is_named() {
 #[tokio::test]
 async fn epochs_and_clocks_spread_with_the_calls_both_ways() {
     let machines = Machines::start().await;
-    machines.client_view.epoch.store(7, Ordering::SeqCst);
     machines
         .server_clock
         .observe(Timestamp::from_micros(machines.client_clock.wall_micros() + 40_000_000, 2));
     ask(&machines.remote).await.expect("answered");
-    assert_eq!(*machines.server_view.newer.lock(), [("n1".to_owned(), 7)]);
     assert!(machines.client_clock.now().micros() > machines.client_clock.wall_micros() + 39_000_000);
     machines.server_view.epoch.store(8, Ordering::SeqCst);
     ask(&machines.remote).await.expect("answered");
@@ -176,6 +226,25 @@ async fn epochs_and_clocks_spread_with_the_calls_both_ways() {
     machines.client_clock.observe(Timestamp::from_micros(hour, 1));
     ask(&machines.remote).await.expect("answered");
     assert!(machines.server_clock.now().micros() < hour - 3_000_000_000);
+}
+
+#[tokio::test]
+async fn a_node_that_lacks_the_callers_map_gets_it_and_answers_the_same_call() {
+    let machines = Machines::start().await;
+    let by_new_map = machines.remote.placed_by(7);
+    let call = tokio::spawn(async move { ask(&by_new_map).await });
+    // The node hears of the map while the call waits at its gate, and then goes by it.
+    let told = async {
+        while machines.server_view.newer.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(2), told).await.expect("told");
+    assert_eq!(*machines.server_view.newer.lock(), [("n1".to_owned(), 7)]);
+    machines.server.gate().adopt(7, async || Ok::<(), ()>(())).await.expect("adopted");
+    call.await.expect("joined").expect("answered");
+    let error = ask(&machines.remote.placed_by(6)).await.expect_err("an old map");
+    assert!(error.to_string().contains("the call goes by map 6, this node by map 7"), "{error}");
 }
 
 #[tokio::test]

@@ -76,6 +76,7 @@ pub struct Machines {
     pub remote: Arc<RemoteNode>,
     pub serving: Serving,
     pub client: Arc<Party>,
+    pub server: Arc<Party>,
     pub client_view: Arc<View>,
     pub client_clock: Arc<Clock>,
     pub server_view: Arc<View>,
@@ -101,7 +102,8 @@ impl Machines {
         let authority = Authority::new();
         let (server_party, server_view) = party(CLUSTER, "n2", server_clock.clone());
         let config = authority.node("n2", CLUSTER).server();
-        let server = Server::new(decorate(node.clone()), server_party, &config, extension, server_settings);
+        let server =
+            Server::new(decorate(node.clone()), server_party.clone(), &config, extension, server_settings);
         let serving = Serving::start(server, "127.0.0.1:0").await;
         let client_clock = Arc::new(Clock::system(1));
         let (client, client_view) = party(CLUSTER, "n1", client_clock.clone());
@@ -114,6 +116,7 @@ impl Machines {
             remote,
             serving,
             client,
+            server: server_party,
             client_view,
             client_clock,
             server_view,

@@ -10,12 +10,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::StatusCode;
-use kodiak_tests::{Client, Store, content, program};
+use kodiak_tests::{Client, Store, program};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long the members may take to agree.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the members may take to agree, and to fill each other.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `kodiak`; what it printed, or its complaint.
 fn kodiak(arguments: &[&str]) -> Result<String> {
@@ -119,16 +119,26 @@ impl Cluster {
     }
 }
 
-/// Whether all members are up with the newest map and hold something.
+/// Whether all members are up with the newest map, and hold all that they are to hold.
 fn settled(status: &Value, members: usize) -> bool {
     let list = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let filled = |member: &Value| {
+        let devices = member["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+        !devices.is_empty() && devices.iter().all(|device| device["missing"] == 0)
+    };
     let is = |member: &Value| {
         member["up"] == true
             && member["epoch"] == status["epoch"]
             && member["state"] == "active"
             && member["partitions"].as_u64() > Some(0)
+            && filled(member)
     };
     list.len() == members && list.iter().all(is)
+}
+
+/// Bytes that no other size or seed has.
+fn content(seed: u8, size: usize) -> Bytes {
+    (0..size).map(|at| (at / 251) as u8 ^ at as u8 ^ seed).collect::<Vec<u8>>().into()
 }
 
 async fn is_there(client: &Client, path: &str, body: &Bytes) -> Result<()> {
@@ -149,7 +159,7 @@ async fn three_machines_go_on_without_one_of_them_and_have_it_back() -> Result<(
     let (cluster, [first, second, mut third]) = Cluster::of_three()?;
     let status = cluster.wait("n2", |status| settled(status, 3))?;
     for ring in status["rings"].as_array().context("rings")? {
-        ensure!(ring["replicas"] == 3 && ring["dispersion"] == 0.0, "{ring}");
+        ensure!(ring["replicas"] == 3.0 && ring["dispersion"] == 0.0, "{ring}");
     }
     let (one, two) = (Client::log_in(&first).await?, Client::log_in(&second).await?);
     let (small, large) = (content(1, 5_000), content(2, 9_000_000));
@@ -197,7 +207,9 @@ async fn who_may_not_join_is_told_why() -> Result<()> {
     ensure!(text.contains("used already") && text.contains("kodiak cluster token"), "{text}");
     let text = joining("n3", &cluster.token(0)?)?;
     ensure!(text.contains("has expired"), "{text}");
-    let text = joining("n1", &cluster.token(60)?)?;
+    let mut taken = cluster.joining("n3", 2, &cluster.token(60)?);
+    taken.iter_mut().filter(|argument| *argument == "n3").for_each(|name| *name = "n1".into());
+    let text = complaint(&taken.iter().map(String::as_str).collect::<Vec<_>>())?;
     ensure!(text.contains("called n1 already"), "{text}");
     let text = joining("n3", "kodiak1-AAAA")?;
     ensure!(text.contains("no join token"), "{text}");
@@ -265,7 +277,7 @@ async fn what_does_not_belong_to_a_machine_is_refused_with_what_to_do() -> Resul
     ensure!(text.contains("one of the two is a copy"), "{text}");
     second.stop()?;
 
-    // The copy's disk is from the past by now: the machine has started since.
+    // The copy's disk is not the machine's any more: both have been started since.
     fs::remove_dir_all(&d1)?;
     copy(&aside.join("d1"), &d1)?;
     let text = cluster.refused("n2")?;

@@ -2,6 +2,7 @@
 
 mod init;
 mod join;
+mod rebalance;
 mod status;
 mod token;
 
@@ -31,6 +32,9 @@ pub enum ClusterCommand {
     /// Make this machine a member; `kodiak up` then puts its devices into use.
     #[command(after_help = join::EXAMPLES)]
     Join(join::Join),
+    /// Even the devices out: moves at most one replica of each partition a time.
+    #[command(after_help = rebalance::EXAMPLES)]
+    Rebalance(rebalance::Rebalance),
     /// Who is up, with which map, devices and certificates; how well replicas are kept apart.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -42,6 +46,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Init(arguments) => init::run(arguments),
         ClusterCommand::Token(arguments) => token::run(arguments),
         ClusterCommand::Join(arguments) => join::run(arguments),
+        ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
     }
 }

@@ -147,9 +147,13 @@ fn describe(member: &Member, status: &Result<NodeStatus, String>, partitions: u6
         let own = member.devices.iter().find(|device| device.name == room.name);
         let weight =
             own.map_or_else(|| "not in the rings".to_owned(), |own| format!("weight {}", own.ring_weight()));
+        let filling = match room.missing {
+            0 => String::new(),
+            missing => format!(", {missing} partitions to be filled"),
+        };
         let failed = if room.failed { ", FAILED: takes no writes" } else { "" };
         text += &format!(
-            "\n    {:8} {:8.1} GiB free of {:.1}, {weight}{failed}",
+            "\n    {:8} {:8.1} GiB free of {:.1}, {weight}{filling}{failed}",
             room.name,
             gib(room.available),
             gib(room.total)

@@ -1,0 +1,239 @@
+//! One pass over a device: every partition that it holds is compared with the others that hold it.
+//!
+//! Partitions that it ought not to hold (it stands in for a device that was away, or they have moved) are
+//! given to their primaries, and dropped when all of these have them.
+//!
+//! **Tombstones** are reclaimed when they are older than [`RepairSettings::reclaim_age`] and all primaries
+//! have them. What could bring back the version before? Not a primary: each has the tombstone, or it would
+//! not be reclaimed. A device that is no primary might still hold it, from a time when it stood in or was
+//! one. In every pass such a device compares what it holds with a majority of the primaries, at least one
+//! of which has the tombstone until it is reclaimed, and drops or replaces it. A device whose last such
+//! pass began longer ago than the reclaim age might have missed that: it gives nothing away any more, says
+//! so, and has to be wiped.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
+
+use super::heal::{Healed, Healer, Place, scan};
+use super::pace::yielding;
+
+/// Partitions that are compared by one message.
+const PARTITIONS_AT_ONCE: u32 = 1 << 14;
+/// Items that are dropped with one needle.
+const FORGET_AT_ONCE: usize = 500;
+
+/// What a pass has found and done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pass {
+    /// Partitions compared.
+    pub partitions: u64,
+    /// Those that differed.
+    pub differing: u64,
+    /// Items of partitions that the device ought not to hold: dropped.
+    pub handed_back: u64,
+    /// … and those that had to stay.
+    pub waiting: u64,
+    /// What was copied.
+    pub healed: Healed,
+    /// Partitions that the device lacked and has got whole.
+    pub filled: u64,
+    /// Everything the device holds for others was compared with a majority of those.
+    pub complete: bool,
+}
+
+/// The partitions of one message.
+struct Compared {
+    /// Partitions the device is a primary of, in which somebody differs.
+    differing: Vec<Partition>,
+    /// … and in which everybody answered and nobody differs.
+    equal: Vec<Partition>,
+    /// Partitions it holds and ought not to.
+    foreign: Vec<Partition>,
+    partitions: u64,
+    away: usize,
+}
+
+/// One pass. With `give`, foreign partitions are given to their primaries.
+pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, NodeError> {
+    let mut pass = Pass { complete: true, ..Pass::default() };
+    let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
+    for tree in healer.map.trees() {
+        if let Tree::Blocks(policy) = tree
+            && healer.map.codec(policy)?.is_some()
+        {
+            // Fragments of one block are different on each device.
+            continue;
+        }
+        let all = healer.map.partitions(tree)?;
+        for from in (0..all).step_by(PARTITIONS_AT_ONCE as usize) {
+            let range = from..all.min(from + PARTITIONS_AT_ONCE);
+            let found = compare(&healer.map, local, tree, range).await?;
+            pass.partitions += found.partitions;
+            pass.healed.away += found.away;
+            pass.differing += found.differing.len() as u64;
+            let mut whole = found.equal;
+            for partition in found.differing {
+                match healer.heal(Place { tree, partition }, None).await {
+                    Ok(healed) => {
+                        if healed.is_whole() {
+                            whole.push(partition);
+                        }
+                        pass.healed.add(healed);
+                    }
+                    Err(error) => failed(&mut pass, &error),
+                }
+            }
+            // Whatever was acknowledged before this device was a replica, one of the others had when it was
+            // compared: see `docs/consistency.md`.
+            for partition in whole.into_iter().filter(|partition| missing.contains(&(tree, *partition))) {
+                local.node.filled(local.device, tree, partition).await?;
+                pass.filled += 1;
+            }
+            for partition in found.foreign.into_iter().filter(|_| give) {
+                foreign(healer, local, Place { tree, partition }, &mut pass).await;
+            }
+        }
+    }
+    Ok(pass)
+}
+
+fn failed(pass: &mut Pass, error: &NodeError) {
+    tracing::debug!(%error, "a partition is left for the next pass");
+    pass.healed.failed += 1;
+}
+
+async fn foreign(healer: &Healer, local: &Replica, place: Place, pass: &mut Pass) {
+    let of = healer.map.replicas(place.tree, place.partition).map_or(0, |replicas| replicas.len());
+    match healer.heal(place, Some(local)).await {
+        Ok(healed) => {
+            pass.complete &= healed.away < of.div_ceil(2);
+            let all = healed.away == 0;
+            pass.healed.add(healed);
+            if !all {
+                pass.waiting += 1;
+                return;
+            }
+        }
+        Err(error) => {
+            pass.complete = false;
+            return failed(pass, &error);
+        }
+    }
+    match healer.hand_back(place, local).await {
+        Ok((gone, stay)) => {
+            pass.handed_back += gone as u64;
+            pass.waiting += stay as u64;
+        }
+        Err(error) => failed(pass, &error),
+    }
+}
+
+async fn compare(
+    map: &Map,
+    local: &Replica,
+    tree: Tree,
+    range: std::ops::Range<u32>,
+) -> Result<Compared, NodeError> {
+    let digests = async |replica: &Replica| {
+        let found = replica.node.digests(replica.device, tree, range.clone()).await?;
+        Ok::<HashMap<Partition, Digest>, NodeError>(found.into_iter().collect())
+    };
+    let mine = digests(local).await?;
+    let mut compared =
+        Compared { differing: Vec::new(), equal: Vec::new(), foreign: Vec::new(), partitions: 0, away: 0 };
+    // Each peer once, with what it answered; none if it did not.
+    let mut peers: Vec<(Replica, Option<HashMap<Partition, Digest>>)> = Vec::new();
+    for partition in range.clone().map(Partition) {
+        let replicas = map.replicas(tree, partition)?;
+        if !replicas.iter().any(|replica| replica.is(local)) {
+            if mine.contains_key(&partition) {
+                compared.foreign.push(partition);
+            }
+            continue;
+        }
+        compared.partitions += 1;
+        let (mut differs, mut all_answered) = (false, true);
+        for peer in replicas.iter().filter(|replica| !replica.is(local)) {
+            let known = peers.iter().position(|(known, _)| known.is(peer));
+            let known = match known {
+                Some(known) => known,
+                None => {
+                    let answer = digests(peer).await;
+                    compared.away += usize::from(answer.is_err());
+                    peers.push((peer.clone(), answer.ok()));
+                    peers.len() - 1
+                }
+            };
+            match &peers[known].1 {
+                Some(theirs) => differs |= theirs.get(&partition) != mine.get(&partition),
+                None => all_answered = false,
+            }
+        }
+        if differs {
+            compared.differing.push(partition);
+        } else if all_answered {
+            compared.equal.push(partition);
+        }
+    }
+    Ok(compared)
+}
+
+/// Drops tombstones older than `before` (microseconds) of the partitions whose first replica this device
+/// is, on all primaries, where these are equal. Answers how many.
+pub async fn reclaim(
+    map: &Arc<Map>,
+    clock: &Clock,
+    local: &Replica,
+    age: std::time::Duration,
+) -> Result<u64, NodeError> {
+    let before = clock.wall_micros().saturating_sub(age.as_micros() as u64);
+    let mut dropped = 0;
+    for tree in map.trees() {
+        if matches!(tree, Tree::Blocks(_)) {
+            continue;
+        }
+        for (partition, digest) in local.node.digests(local.device, tree, 0..map.partitions(tree)?).await? {
+            let primaries = map.replicas(tree, partition)?;
+            if !primaries.first().is_some_and(|first| first.is(local)) {
+                continue;
+            }
+            let place = Place { tree, partition };
+            if all_equal(&primaries, place, digest).await {
+                dropped += reclaim_partition(&primaries, place, before).await?;
+            }
+        }
+    }
+    Ok(dropped)
+}
+
+/// Whether every primary answers, and has the same.
+async fn all_equal(primaries: &[Replica], place: Place, digest: Digest) -> bool {
+    let one = place.partition.0..place.partition.0 + 1;
+    for replica in primaries {
+        match replica.node.digests(replica.device, place.tree, one.clone()).await {
+            Ok(found) if found == [(place.partition, digest)] => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+async fn reclaim_partition(primaries: &[Replica], place: Place, before: u64) -> Result<u64, NodeError> {
+    let Some(first) = primaries.first() else { return Ok(0) };
+    let mut old: Vec<Item> = Vec::new();
+    scan(first, place, BucketSet::ALL, |item| {
+        if item.deleted && item.timestamp.micros() < before {
+            old.push(item);
+        }
+    })
+    .await?;
+    for items in old.chunks(FORGET_AT_ONCE) {
+        for replica in primaries {
+            // If one fails, the others get the tombstone back from it.
+            yielding(|| replica.node.forget(replica.device, items.to_vec())).await?;
+        }
+    }
+    Ok(old.len() as u64)
+}
