@@ -31,6 +31,8 @@ pub struct Ceiling {
     file: PathBuf,
     start: Timestamp,
     state: Mutex<State>,
+    /// See [`Ceiling::bar`].
+    bar: Mutex<Timestamp>,
     /// Held while the file is written; the writer goes on meanwhile.
     saving: Mutex<()>,
 }
@@ -62,6 +64,7 @@ impl Ceiling {
             disk,
             file,
             start,
+            bar: Mutex::new(start),
             state: Mutex::new(State { durable: start, highest: start }),
             saving: Mutex::new(()),
         }
@@ -70,6 +73,19 @@ impl Ceiling {
     /// What it was at the start.
     pub fn at_start(&self) -> Timestamp {
         self.start
+    }
+
+    /// Bars every older ballot: the device has lost what it promised and accepted of some names, or never
+    /// had it. Holds when this returns, and after a crash.
+    pub fn bar(&self, ballot: Timestamp) -> Result<(), NodeError> {
+        self.raise_above(ballot)?;
+        *self.bar.lock() = ballot;
+        Ok(())
+    }
+
+    /// What is barred.
+    pub fn barred(&self) -> Timestamp {
+        *self.bar.lock()
     }
 
     /// Takes a ballot; on stable storage before it returns is that it may have been.
