@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 
 use crate::message::{CallError, Hello, Join, MapBytes, NodeStatus, Welcome};
 use crate::{
-    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Member, NodeCertificate,
-    Peer, Peers, Refusal, Register, Request, Response, Stored, TokenHash, certificates,
+    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Member, MemberDevice,
+    MemberState, NodeCertificate, Peer, Peers, Refusal, Register, Request, Response, Stored, TokenHash,
+    certificates,
 };
 
 mod propose;
@@ -168,24 +169,51 @@ impl Membership {
             }
             Request::Status => Ok(Response::Status(self.status())),
             Request::Hello(hello) => self.greet(caller, hello).await,
-            Request::Change(change) => {
-                self.are_filled(&change).await?;
-                Ok(Response::Done(self.change(&change).await?.epoch))
-            }
+            Request::Change(change) => Ok(Response::Done(self.request(&change).await?.epoch)),
             // Answered for everybody.
             Request::Join(_) => Err(Refusal::Anonymous),
         }
     }
 
-    /// Refuses an operator's change that moves more partitions while replicas still lack what the last one moved.
+    /// Changes the map, unless that would move partitions while replicas still lack what the last change moved: two
+    /// moves in a row could leave a partition without anybody who has all of it.
+    ///
+    /// # Errors
+    /// When it is not the time, not possible, or too few members answer.
+    pub async fn request(self: &Arc<Self>, change: &Change) -> Result<Arc<ClusterMap>, Refusal> {
+        self.are_filled(change).await?;
+        self.change(change).await
+    }
+
+    /// Whether a change moves partitions at a time that can be chosen, and who need not answer then.
+    fn moves<'c>(&self, change: &'c Change) -> Option<Option<&'c str>> {
+        match change {
+            Change::Drain { .. }
+            | Change::Rebalance
+            | Change::SetWeight { .. }
+            | Change::RemoveDevice { .. } => Some(None),
+            Change::Remove { name, force: false } => Some(Some(name)),
+            Change::Present { name, devices, .. } => {
+                let map = self.map();
+                let own = map.member(name);
+                let joins = own.is_some_and(|own| matches!(own.state, MemberState::Joining { .. }));
+                let has = |device: &MemberDevice| {
+                    own.is_some_and(|own| own.devices.iter().any(|known| known.name == device.name))
+                };
+                (joins || !devices.iter().all(has)).then_some(Some(name))
+            }
+            // A machine or its data are lost, or nothing moves.
+            Change::Remove { force: true, .. }
+            | Change::Replace { .. }
+            | Change::AddToken { .. }
+            | Change::Admit(_) => None,
+        }
+    }
+
     async fn are_filled(self: &Arc<Self>, change: &Change) -> Result<(), Refusal> {
-        let leaving = match change {
-            Change::Drain { .. } | Change::Rebalance => None,
-            Change::Remove { name, force: false } => Some(name),
-            _ => return Ok(()),
-        };
+        let Some(leaving) = self.moves(change) else { return Ok(()) };
         let mut calls = JoinSet::new();
-        for peer in self.others().into_iter().filter(|peer| Some(&peer.name) != leaving) {
+        for peer in self.others().into_iter().filter(|peer| Some(peer.name.as_str()) != leaving) {
             let ways = self.peers.clone();
             calls.spawn(async move { (ways.call(&peer, Request::Status).await, peer.name) });
         }
@@ -205,7 +233,10 @@ impl Membership {
                 Err(CallError(error)) => silent.push(format!("{name} does not answer: {error}")),
             }
         }
-        lacking.extend(silent);
+        // A machine that is to make up for one that is down must not wait for it.
+        if !matches!(change, Change::Present { .. }) {
+            lacking.extend(silent);
+        }
         if lacking.is_empty() { Ok(()) } else { Err(Refusal::Filling(lacking.join("; "))) }
     }
 
@@ -412,7 +443,7 @@ impl Membership {
                 return refusal;
             }
             if !known {
-                match self.change(&present).await {
+                match self.request(&present).await {
                     Ok(_) => known = true,
                     Err(refusal) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
                 }

@@ -207,7 +207,7 @@ impl Enlisted {
         let server = tokio::spawn(server.run(listener, stop));
         // A copy of a machine that runs must not serve clients.
         membership.announce_start(address).await?;
-        match tokio::time::timeout(FIRST_PRESENT, membership.change(&present)).await {
+        match tokio::time::timeout(FIRST_PRESENT, membership.request(&present)).await {
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
             Err(_) => tracing::warn!("the cluster does not know this start yet: it does not answer in time"),

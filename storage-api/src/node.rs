@@ -314,10 +314,15 @@ pub trait StorageNode: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Notes that a partition has everything that every other replica had when the ring changed or later. On
+    /// Notes that partitions have everything that every other replica had when the ring changed or later. On
     /// stable storage.
-    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
-        let _ = (device, tree, partition);
+    async fn filled(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Vec<Partition>,
+    ) -> Result<(), NodeError> {
+        let _ = (device, tree, partitions);
         Ok(())
     }
 

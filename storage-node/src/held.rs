@@ -110,17 +110,23 @@ impl Held {
         self.state.read().held.as_ref().is_some_and(|held| held.contains_key(&tree))
     }
 
-    /// A partition has everything that the others had: it votes from now on.
-    pub fn filled(&self, tree: Tree, partition: Partition) -> io::Result<()> {
+    /// Partitions have everything that the others had: they vote from now on.
+    pub fn filled(&self, tree: Tree, partitions: &[Partition]) -> io::Result<()> {
         let mut state = self.state.write();
-        let Some(missing) = state.missing.get_mut(&tree) else { return Ok(()) };
-        if !missing.remove(&partition.0) {
+        let mut missing = state.missing.clone();
+        let Some(of_tree) = missing.get_mut(&tree) else { return Ok(()) };
+        let mut held = state.held.clone().unwrap_or_default();
+        let mut changed = false;
+        for partition in partitions.iter().filter(|partition| of_tree.remove(&partition.0)) {
+            held.entry(tree).or_default().insert(partition.0);
+            changed = true;
+        }
+        if !changed {
             return Ok(());
         }
-        state.missing.retain(|_, partitions| !partitions.is_empty());
-        let mut held = state.held.clone().unwrap_or_default();
-        held.entry(tree).or_default().insert(partition.0);
+        missing.retain(|_, partitions| !partitions.is_empty());
         self.save(&held)?;
+        state.missing = missing;
         self.filling.store(!state.missing.is_empty(), Ordering::Release);
         state.held = Some(held);
         Ok(())
@@ -200,7 +206,7 @@ mod tests {
         assert_eq!(missing(&held), [3, 4]);
         assert!(held.vote(&[Tree::Accounts, TREE], Partition(3)).is_err());
         assert!(held.vote(&[Tree::Accounts], Partition(3)).is_ok());
-        held.filled(TREE, Partition(3)).expect("saved");
+        held.filled(TREE, &[Partition(3)]).expect("saved");
         let again = open(folder.path());
         again.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
         assert_eq!(missing(&again), [4]);

@@ -611,9 +611,14 @@ impl StorageNode for Node {
         Ok(self.at(device)?.held.missing())
     }
 
-    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+    async fn filled(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Vec<Partition>,
+    ) -> Result<(), NodeError> {
         let held = self.at(device)?.held.clone();
-        let noted = read::blocking(move || Ok(Some(held.filled(tree, partition)))).await?;
+        let noted = read::blocking(move || Ok(Some(held.filled(tree, &partitions)))).await?;
         noted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
     }
 

@@ -2,6 +2,7 @@
 
 mod erasure;
 mod list;
+mod remote;
 mod ring;
 mod volume;
 
@@ -22,6 +23,8 @@ pub enum MicroCommand {
     Volume(volume::VolumeArgs),
     /// Listings of containers
     List(list::ListArgs),
+    /// CPU time of durable 4 KiB writes to another machine
+    Remote(remote::RemoteArgs),
     /// Erasure codes
     Erasure(erasure::ErasureArgs),
 }
@@ -51,6 +54,7 @@ pub fn main(command: MicroCommand) -> anyhow::Result<()> {
         MicroCommand::Ring(args) => ring::main(&args),
         MicroCommand::Volume(args) => volume::main(&args),
         MicroCommand::List(args) => list::main(&args),
+        MicroCommand::Remote(args) => remote::main(&args),
         MicroCommand::Erasure(args) => erasure::main(&args),
     }
 }

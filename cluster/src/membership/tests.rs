@@ -276,6 +276,12 @@ async fn nothing_more_is_moved_while_replicas_are_being_filled() {
         let Response::Refused(Refusal::Filling(who)) = ask(change).await else { panic!("it was done") };
         assert_eq!(who, "n3 lacks 7 partitions");
     }
+    let mut devices = testing::devices(2);
+    devices[1].name = "new".into();
+    let more = Change::Present { name: "n2".into(), address: address(2), devices };
+    assert!(matches!(ask(more).await, Response::Refused(Refusal::Filling(_))));
+    let moved = Change::Present { name: "n2".into(), address: address(8), devices: testing::devices(1) };
+    assert!(matches!(ask(moved).await, Response::Done(_)), "a new address moves nothing");
     cluster.lacks.write().clear();
     assert!(matches!(ask(drain()).await, Response::Done(_)));
     // Who leaves is not asked; everybody else is.

@@ -235,3 +235,22 @@ fn a_map_of_another_cluster_an_older_one_and_a_twin_are_refused() {
     foreign.epoch = Epoch(9);
     assert!(matches!(register.learn(Arc::new(foreign)), Err(LearnError::OtherCluster { .. })));
 }
+
+#[test]
+fn of_two_maps_that_were_accepted_the_one_of_the_higher_ballot_is_proposed() {
+    let map = testing::map(3, 0, 1, 0);
+    let weigh = |weight| {
+        let change = Change::SetWeight { node: "n2".into(), device: "d1".into(), weight };
+        Arc::new(apply(&map, &change, NOW).unwrap().unwrap())
+    };
+    let accepted = |round, map| Some(Accepted { ballot: Ballot { round, node: 1 }, map });
+    let (older, newer) = (weigh(5000), weigh(6000));
+    for (first, second) in [("n1", "n2"), ("n2", "n1")] {
+        let mut proposal = Proposal::new(&map, Ballot { round: 9, node: 3 });
+        assert!(!proposal.promised(first, accepted(1, older.clone())));
+        assert!(!proposal.promised("n9", accepted(8, older.clone())), "who has no vote is not heard");
+        assert!(proposal.promised(second, accepted(2, newer.clone())));
+        assert_eq!(proposal.bound(), Some(newer.clone()));
+    }
+    assert!(Proposal::new(&map, Ballot { round: 9, node: 3 }).bound().is_none());
+}

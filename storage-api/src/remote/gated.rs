@@ -203,9 +203,14 @@ impl StorageNode for Gated {
         self.node.missing(device).await
     }
 
-    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
+    async fn filled(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Vec<Partition>,
+    ) -> Result<(), NodeError> {
         let _gate = self.enter().await?;
-        self.node.filled(device, tree, partition).await
+        self.node.filled(device, tree, partitions).await
     }
 
     async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {

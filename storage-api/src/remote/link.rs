@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use super::breaker::Breaker;
 use super::{
     ALPN_BULK, ALPN_MESSAGES, BULK_PATH, Chunks, Frame, FrameCodec, MAX_ANSWER, MESSAGES_PATH, Party,
-    Received, collect, host_name, identify, with_alpn,
+    Received, Socket, collect, gathered, host_name, identify, socket, with_alpn,
 };
 
 /// Time for TCP and TLS.
@@ -121,11 +121,11 @@ impl Link {
     }
 
     /// Connects, and makes sure that it is the node that is meant.
-    async fn connect(&self, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
+    async fn connect(&self, config: Arc<ClientConfig>) -> Result<TlsStream<Socket>, String> {
         let address = self.address.lock().clone();
         let connect = async {
             let stream = TcpStream::connect(&address).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            let stream = socket(stream).map_err(|error| error.to_string())?;
             let host = host_name(&self.peer, self.party.cluster());
             let host = ServerName::try_from(host).map_err(|error| error.to_string())?;
             let [protocol] = config.alpn_protocols.as_slice() else { return Err("no protocol".into()) };
@@ -162,7 +162,7 @@ impl Link {
             .initial_connection_window_size(WINDOWS)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(ALIVE)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(gathered(stream)))
             .await;
         let (sender, connection) = connected.map_err(|error| explained(&error))?;
         let peer = self.peer.clone();

@@ -27,7 +27,7 @@ pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};
-pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, host_name, identify, with_alpn};
+pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, Socket, gathered, host_name, identify, socket, with_alpn};
 
 /// The gRPC method of all messages.
 pub const MESSAGES_PATH: &str = "/kodiak.Node/Call";

@@ -87,9 +87,10 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
             }
             // Whatever was acknowledged before this device was a replica, one of the others had when it was
             // compared: see `docs/consistency.md`.
-            for partition in whole.into_iter().filter(|partition| missing.contains(&(tree, *partition))) {
-                local.node.filled(local.device, tree, partition).await?;
-                pass.filled += 1;
+            whole.retain(|partition| missing.contains(&(tree, *partition)));
+            if !whole.is_empty() {
+                pass.filled += whole.len() as u64;
+                local.node.filled(local.device, tree, whole).await?;
             }
             for partition in found.foreign.into_iter().filter(|_| give) {
                 foreign(healer, local, Place { tree, partition }, &mut pass).await;

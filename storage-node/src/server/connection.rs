@@ -10,7 +10,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, identify};
+use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, gathered, identify, socket};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -72,8 +72,7 @@ impl Server {
         address: SocketAddr,
         watcher: Watcher,
     ) {
-        // What is lost is only speed.
-        let _ = stream.set_nodelay(true);
+        let Ok(stream) = socket(stream) else { return };
         let stream = match timeout(self.settings.handshake, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::warn!(%address, %error, "a connection is refused"),
@@ -106,7 +105,7 @@ impl Server {
                 .initial_connection_window_size(WINDOWS)
                 .keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(gathered(stream)), service);
             watcher.watch(connection).await
         } else {
             let connection = http1::Builder::new()
