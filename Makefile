@@ -1,7 +1,7 @@
 # `make up` starts a store; `make test` does all that CI does; `make help` lists the rest.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help packages build up down test lint unit docs clients swift-functional guest fuzz cluster bench bench-peers bench-scale bench-cluster
+.PHONY: help packages build up down test lint unit soak docs clients swift-functional guest fuzz cluster bench bench-peers bench-scale bench-cluster
 
 # What `make up` passes on: make up ARGS="--data /srv/kodiak --devices 4"
 ARGS ?=
@@ -37,6 +37,9 @@ lint:
 
 unit: build ## Unit, property and fault tests
 	@$(ENV) cargo test --release --workspace --locked --quiet
+
+soak: ## Simulate other seeds than CI does until it is stopped (SOAK_FROM=100000)
+	@$(ENV) scripts/soak $(SOAK_FROM)
 
 clients: build ## Tests with the clients that people use
 	@$(ENV) venv=$$(scripts/clients) && KODIAK="$$CARGO_TARGET_DIR/release/kodiak" \

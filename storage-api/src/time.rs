@@ -111,6 +111,11 @@ impl Clock {
         Timestamp { hybrid: physical.max(last + 1), node: self.node }
     }
 
+    /// The newest timestamp that it has issued or observed.
+    pub fn last(&self) -> Timestamp {
+        Timestamp { hybrid: self.last.load(Ordering::Acquire), node: self.node }
+    }
+
     /// Makes every later [`Clock::now`] greater than `seen`.
     pub fn observe(&self, seen: Timestamp) {
         self.last.fetch_max(seen.hybrid, Ordering::AcqRel);

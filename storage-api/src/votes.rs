@@ -115,6 +115,12 @@ impl Votes {
         }
     }
 
+    /// From now on nothing older is taken or denied: it may have been promised or accepted and be lost.
+    pub fn raise_floor(&mut self, floor: Timestamp) {
+        self.floor = self.floor.max(floor);
+        self.horizon = self.horizon.max(floor);
+    }
+
     /// Whether a write is to be stored, where `held` is stored now. With `expect`, only over that ballot
     /// (zero: over nothing).
     pub fn check(
@@ -271,7 +277,9 @@ mod tests {
 
     #[test]
     fn nothing_of_before_a_start_is_taken_or_denied() {
-        let votes = Votes::after(at(100));
+        let mut votes = Votes::after(at(1));
+        votes.raise_floor(at(100));
+        votes.raise_floor(at(50));
         let refusal = votes.check(&key(1), None, stamp(99), None).expect_err("below the floor");
         assert_eq!(refusal.barrier, at(100));
         assert!(refusal.accepted.forgotten);

@@ -266,8 +266,15 @@ impl Node {
     /// A device is now a replica of these partitions, and of no others: see [`Assignment`]. To be called
     /// before any reader knows the rings. Blocks.
     pub fn adopt(&self, device: DeviceIndex, assignments: &[Assignment]) -> Result<(), NodeError> {
-        let adopted = self.at(device)?.held.adopt(assignments);
-        adopted.map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))
+        let device = self.at(device)?;
+        let adopted = device.held.adopt(assignments);
+        adopted
+            .map_err(|error| NodeError::Unavailable(format!("cannot note what the device holds: {error}")))?;
+        if device.held.missing().is_empty() {
+            return Ok(());
+        }
+        // It takes writes of what it lacks: none that is older than what it may have lost.
+        device.ceiling.bar(device.shared.clock.now())
     }
 
     /// Its devices.
@@ -408,7 +415,7 @@ fn maintain(devices: &[Arc<Device>], settings: &NodeSettings, stopped: &Receiver
     }
     let mut compacted = Instant::now();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TICK) {
-        devices.iter().for_each(|device| device.ceiling.keep_ahead());
+        devices.iter().for_each(|device| device.ceiling.keep_ahead(&device.shared.clock));
         let now = positions();
         let far = last.iter().zip(&now).any(|(old, new)| {
             old.0 != new.0 && new.1 > settings.checkpoint_bytes / 4

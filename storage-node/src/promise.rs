@@ -31,6 +31,8 @@ pub struct Ceiling {
     file: PathBuf,
     start: Timestamp,
     state: Mutex<State>,
+    /// See [`Ceiling::bar`].
+    bar: Mutex<Timestamp>,
     /// Held while the file is written; the writer goes on meanwhile.
     saving: Mutex<()>,
 }
@@ -44,13 +46,13 @@ struct State {
 
 impl Ceiling {
     /// The ceiling of a device's folder, once the clock has seen everything that is stored. A device with
-    /// volumes and no ceiling that can be read starts at now.
+    /// no ceiling that can be read starts at now: its disk may be a wiped one.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path, is_new: bool, clock: &Clock) -> Ceiling {
         let file = folder.join(FILE);
         let read = disk.read(&file).ok().and_then(|bytes| serde_json::from_slice::<Stored>(&bytes).ok());
         let start = match read.filter(|stored| stored.format == FORMAT) {
             Some(stored) => stored.ceiling,
-            None if is_new => Timestamp::ZERO,
+            None if is_new => clock.now(),
             None => {
                 tracing::warn!(folder = %folder.display(), "no ceiling: only writes from now on are taken");
                 clock.now()
@@ -62,6 +64,7 @@ impl Ceiling {
             disk,
             file,
             start,
+            bar: Mutex::new(start),
             state: Mutex::new(State { durable: start, highest: start }),
             saving: Mutex::new(()),
         }
@@ -70,6 +73,19 @@ impl Ceiling {
     /// What it was at the start.
     pub fn at_start(&self) -> Timestamp {
         self.start
+    }
+
+    /// Bars every older ballot: the device has lost what it promised and accepted of some names, or never
+    /// had it. Holds when this returns, and after a crash.
+    pub fn bar(&self, ballot: Timestamp) -> Result<(), NodeError> {
+        self.raise_above(ballot)?;
+        *self.bar.lock() = ballot;
+        Ok(())
+    }
+
+    /// What is barred.
+    pub fn barred(&self) -> Timestamp {
+        *self.bar.lock()
     }
 
     /// Takes a ballot; on stable storage before it returns is that it may have been.
@@ -83,9 +99,11 @@ impl Ceiling {
         Ok(())
     }
 
-    /// Raises it while there is room left below it.
-    pub fn keep_ahead(&self) {
+    /// Raises it while there is room left below it. It covers what the clock has issued too: a clock that is
+    /// set back while the process is stopped issues nothing twice.
+    pub fn keep_ahead(&self, clock: &Clock) {
         let _saving = self.saving.lock();
+        self.taken(clock.last());
         let State { durable, highest } = *self.state.lock();
         let half = Timestamp::from_micros(highest.micros() + AHEAD_MICROS / 2, 0);
         if highest > self.start
@@ -139,7 +157,7 @@ mod tests {
     fn after_a_crash_it_is_above_and_after_a_shutdown_at_everything_that_was_taken() {
         let folder = tempfile::tempdir().expect("folder");
         let first = open(folder.path(), true);
-        assert_eq!(first.at_start(), Timestamp::ZERO);
+        assert!(first.at_start() < Timestamp::from_micros(6_000_000, 0));
         let ballot = Timestamp::from_micros(7_000_000, 3);
         first.raise_above(ballot).expect("raised");
         let crashed = open(folder.path(), false);
@@ -152,10 +170,10 @@ mod tests {
     fn it_is_raised_ahead_of_time() {
         let folder = tempfile::tempdir().expect("folder");
         let ceiling = open(folder.path(), true);
-        ceiling.raise_above(Timestamp::from_micros(1_000_000, 0)).expect("raised");
-        ceiling.raise_above(Timestamp::from_micros(2_900_000, 0)).expect("below it");
-        ceiling.keep_ahead();
-        assert_eq!(open(folder.path(), false).at_start(), Timestamp::from_micros(4_900_000, 0));
+        ceiling.raise_above(Timestamp::from_micros(6_000_000, 0)).expect("raised");
+        ceiling.raise_above(Timestamp::from_micros(7_900_000, 0)).expect("below it");
+        ceiling.keep_ahead(&Clock::with_wall(1, Arc::new(|| 0)));
+        assert_eq!(open(folder.path(), false).at_start(), Timestamp::from_micros(9_900_000, 0));
     }
 
     #[test]

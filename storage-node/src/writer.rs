@@ -165,6 +165,7 @@ impl Writer {
     fn add_object(&mut self, write: Box<ObjectWrite>, learned: bool, done: Done<()>) {
         let added = (|| {
             let old = self.shared.applier.object(&write.key)?;
+            self.votes.raise_floor(self.ceiling.barred());
             let vote = match learned {
                 true => learn(old, write.stamp.ballot),
                 false => self.votes.check(&write.key, old.map(|old| old.stamp), write.stamp, write.expect),
@@ -198,6 +199,7 @@ impl Writer {
         (ballot, origin): (Timestamp, Timestamp),
     ) -> Result<Promise, NodeError> {
         let held = self.shared.applier.object(key)?.map(|old| old.stamp);
+        self.votes.raise_floor(self.ceiling.barred());
         // Before it is given, so that none is given that a crash could take back.
         self.ceiling.raise_above(ballot)?;
         self.votes.promise(key, held, ballot, origin).map_err(NodeError::Stale)

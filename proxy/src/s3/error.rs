@@ -133,6 +133,9 @@ impl S3Error {
         xml.close("Error");
         let body = xml.finish();
         let mut builder = builder.header("content-type", "application/xml");
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            builder = builder.header("retry-after", "1");
+        }
         for (name, value) in &self.headers {
             builder = builder.header(*name, value);
         }

@@ -4,12 +4,15 @@
 //! creation answers; the row comes second, so that a listed container always exists.
 
 use kodiak_storage_api::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, NodeError, PolicyIndex, Row,
-    RowDurability,
+    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, NodeError,
+    PolicyIndex, Row, RowDurability,
 };
 
-use super::{Store, StoreError, Versioning, quorum};
+use super::{Store, StoreError, Versioning, Weakness, quorum};
 use kodiak_storage_api::Replica;
+
+/// Times a container's row is written again because the container has changed meanwhile.
+const SHOW_ATTEMPTS: usize = 4;
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -75,7 +78,7 @@ impl Store {
         let _lock = self.locks.lock(key.hash).await;
         let (info, created) = self.change(self.map().container_replicas(key), key, &path, change).await?;
         if created {
-            self.write_account_row(account, self.container_row(container, &info)).await?;
+            self.show_container(account, container).await?;
         }
         Ok((info, created))
     }
@@ -114,28 +117,94 @@ impl Store {
         let path = format!("{account}/{container}");
         let key = self.map().container(&path);
         let _lock = self.locks.lock(key.hash).await;
-        self.change(self.map().container_replicas(key), key, &path, DirectoryChange::Delete).await?;
-        let row = Row::tombstone(container.to_owned(), self.clock.now());
-        self.write_account_row(account, row).await
+        self.delete_empty(key, &path).await?;
+        self.show_container(account, container).await
+    }
+
+    /// Deletes a directory that has no rows. Each replica looks for itself: an acknowledged row is at a
+    /// majority, so one of any majority refuses. What a minority has deleted is made again.
+    async fn delete_empty(&self, key: DirectoryKey, path: &str) -> Result<(), StoreError> {
+        let replicas = self.map().container_replicas(key);
+        let info = self.directory(&replicas, key).await?;
+        let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
+        self.clock.observe(info.directory.created);
+        let timestamp = self.clock.now();
+        let write = |_, replica: Replica| {
+            let change = DirectoryChange::Delete;
+            let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change };
+            async move { replica.node.write_directory(replica.device, write).await }
+        };
+        let needed = quorum::majority(replicas.len());
+        let (done, errors) = quorum::write_all(replicas.clone(), write).await;
+        if done.len() >= needed {
+            return Ok(());
+        }
+        let harmless = |error: &NodeError| matches!(error, NodeError::NotEmpty | NodeError::NoDirectory);
+        let undone = self.weakness != Weakness::MinorityDeletes;
+        if undone && (!done.is_empty() || !errors.iter().all(harmless)) {
+            let Directory { policy, headers, .. } = info.directory;
+            let headers = headers.into_iter().map(|(name, header)| (name, header.value)).collect();
+            let again = DirectoryChange::Create { policy, headers };
+            if let Err(error) = self.change(replicas, key, path, again).await {
+                tracing::warn!(container = path, %error, "a refused deletion is not undone everywhere");
+            }
+        }
+        Err(super::error::worst(errors).into())
     }
 
     /// Gives the account a container's totals.
     pub(super) async fn report_totals(&self, info: &DirectoryInfo) -> Result<(), StoreError> {
         let Some((account, container)) = info.directory.name.split_once('/') else { return Ok(()) };
         let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
-        let info = match self.container(account, container).await {
-            Ok(info) => info,
-            Err(StoreError::NoContainer) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        match self.write_account_row(account, self.container_row(container, &info)).await {
+        match self.show_container(account, container).await {
             Err(StoreError::NoAccount) => Ok(()),
             other => other,
         }
     }
 
-    /// The row that shows a container in its account. Made, as every change of that row, under the
-    /// container's lock: so the order of rows' timestamps is the order of what they show.
+    /// Makes the account show a container as it is, or that it is gone. Others may do the same for what they
+    /// have seen: each writes a row newer than the one that is there, and then looks whether it is still
+    /// true. Whoever writes last makes it so.
+    async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
+        let key = self.map().container(&format!("{account}/{container}"));
+        let state = async || self.directory(&self.map().container_replicas(key), key).await;
+        let Some(mut info) = state().await? else { return Ok(()) };
+        for _ in 0..SHOW_ATTEMPTS {
+            self.observe_account_row(account, container).await?;
+            let row = match info.directory.exists() {
+                true => self.container_row(container, &info),
+                false => Row::tombstone(container.to_owned(), self.clock.now()),
+            };
+            self.write_account_row(account, row).await?;
+            let Some(now) = state().await? else { return Ok(()) };
+            let shown = |info: &DirectoryInfo| (info.directory.exists(), info.stats);
+            if shown(&now) == shown(&info) {
+                return Ok(());
+            }
+            info = now;
+        }
+        // Totals that change faster than they are told are told again: their replicas queue them.
+        Ok(())
+    }
+
+    /// Lets the clock know the row that an account has of a container.
+    async fn observe_account_row(&self, account: &str, container: &str) -> Result<(), StoreError> {
+        let key = self.map().account(account);
+        let prefix = container.to_owned();
+        let query = ListQuery { prefix, limit: 1, tombstones: true, ..ListQuery::default() };
+        let ask = |_, replica: Replica| {
+            let query = query.clone();
+            async move { replica.node.list_rows(replica.device, key, query).await }
+        };
+        for (_, page) in quorum::read(&self.map().account_replicas(key), ask).await? {
+            if let Some(Entry::Row(row)) = page.entries.first().filter(|entry| entry.name() == container) {
+                self.clock.observe(row.timestamp);
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that shows a container in its account.
     fn container_row(&self, container: &str, info: &DirectoryInfo) -> Row {
         Row {
             name: container.to_owned(),
@@ -191,7 +260,52 @@ impl Store {
         }
         let ask = |_, replica: Replica| async move { replica.node.read_directory(replica.device, key).await };
         let answers = quorum::read(replicas, ask).await?;
-        Ok(merge(answers.into_iter().filter_map(|(_, info)| info)))
+        let asked: Vec<usize> = answers.iter().map(|(index, _)| *index).collect();
+        let mut infos: Vec<DirectoryInfo> = answers.into_iter().filter_map(|(_, info)| info).collect();
+        let unknown = replicas.len() - asked.len();
+        if deletion(&infos, unknown, replicas.len()) == Deletion::Disputed {
+            for (_, replica) in replicas.iter().enumerate().filter(|(index, _)| !asked.contains(index)) {
+                // What does not answer leaves the dispute to the rows.
+                infos.extend(replica.node.read_directory(replica.device, key).await.ok().flatten());
+            }
+        }
+        if self.weakness == Weakness::MinorityDeletes {
+            return Ok(merge(infos.into_iter()));
+        }
+        let rows = infos.iter().any(|info| info.directory.exists() && info.stats.rows > 0);
+        match deletion(&infos, 0, replicas.len()) {
+            Deletion::Refused => infos.retain(|info| info.directory.exists()),
+            Deletion::Disputed if rows => infos.retain(|info| info.directory.exists()),
+            Deletion::None | Deletion::Disputed => {}
+        }
+        Ok(merge(infos.into_iter()))
+    }
+}
+
+/// What replicas say of a directory that some have deleted and others have not.
+#[derive(PartialEq, Eq, Debug)]
+enum Deletion {
+    /// They do not differ, or a majority has deleted it.
+    None,
+    /// Only a minority has: the deletion was refused.
+    Refused,
+    /// It depends on those that have not answered.
+    Disputed,
+}
+
+fn deletion(infos: &[DirectoryInfo], unknown: usize, replicas: usize) -> Deletion {
+    let exists = |info: &&DirectoryInfo| info.directory.exists();
+    let Some(created) = infos.iter().filter(exists).map(|info| info.directory.created).max() else {
+        return Deletion::None;
+    };
+    let later = infos.iter().filter(|info| info.directory.deleted > created).count();
+    let majority = quorum::majority(replicas);
+    if later == 0 || later >= majority {
+        Deletion::None
+    } else if later + unknown >= majority || infos.len() < majority {
+        Deletion::Disputed
+    } else {
+        Deletion::Refused
     }
 }
 

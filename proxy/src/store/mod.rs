@@ -19,7 +19,7 @@ mod upload;
 mod versions;
 mod workers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
@@ -96,7 +96,8 @@ pub struct Store {
     clock: Arc<Clock>,
     locks: KeyLocks,
     buffers: Buffers,
-    hashers: Hashers,
+    /// Their threads begin with the first upload that needs them.
+    hashers: OnceLock<Hashers>,
     readers: Arc<Readers>,
     weakness: Weakness,
 }
@@ -115,6 +116,8 @@ pub enum Weakness {
     NoFence,
     /// A conditional write is not prepared.
     NoPrepare,
+    /// A container counts as deleted where any replica has deleted it.
+    MinorityDeletes,
 }
 
 /// A store to share.
@@ -155,7 +158,7 @@ impl Store {
             clock,
             locks: KeyLocks::new(),
             buffers: Buffers::new(),
-            hashers: Hashers::start(),
+            hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),
             weakness,
         }))

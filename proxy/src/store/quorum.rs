@@ -65,6 +65,25 @@ where
     Err(worst(errors))
 }
 
+/// Gives every replica the same write and waits for all of them.
+pub(super) async fn write_all<T, F, A>(replicas: Vec<Replica>, mut write: F) -> (Vec<T>, Vec<NodeError>)
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut tasks: FuturesUnordered<_> =
+        replicas.into_iter().enumerate().map(|(i, replica)| tokio::spawn(write(i, replica))).collect();
+    let (mut done, mut errors) = (Vec::new(), Vec::new());
+    while let Some(answer) = tasks.next().await {
+        match answer.unwrap_or_else(|broken| Err(NodeError::Unavailable(broken.to_string()))) {
+            Ok(value) => done.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    (done, errors)
+}
+
 /// Asks replicas, a majority at first and others for those that fail, until a majority has answered. Where
 /// too many fail, the answers of so many suffice that every majority is among them: of two replicas one,
 /// since each has every acknowledged row.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::buffers::Buffer;
-use super::md5::{self, Md5Chain, Md5Stream};
+use super::md5::{self, Hashers, Md5Chain, Md5Stream};
 use super::{SharedStore, Store, StoreError, quorum};
 
 /// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
@@ -226,7 +226,8 @@ impl Upload {
         self.blocks.writes.spawn(async move {
             let next = async {
                 // Nobody waits for the hash if the upload was given up.
-                let _ = hashed.send(store.hashers.update(md5, data.clone()).await?);
+                let _ =
+                    hashed.send(store.hashers.get_or_init(Hashers::start).update(md5, data.clone()).await?);
                 Ok(())
             };
             let write = store.write_block(&owner, policy, id, (digest, data.clone()));

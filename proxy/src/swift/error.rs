@@ -75,6 +75,9 @@ impl SwiftError {
         let headers = response.headers_mut();
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         for (name, value) in self.headers {
             match name {
                 http::header::CONTENT_TYPE => drop(headers.insert(name, value)),

@@ -5,6 +5,7 @@
 
 #![expect(clippy::expect_used, reason = "what a test cannot go on without")]
 
+mod containers;
 mod history;
 mod link;
 mod world;
@@ -28,7 +29,9 @@ const LIMIT: Duration = Duration::from_secs(3600);
 fn run(seed: u64, mutation: Mutation) -> (u64, Result<(), String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let world = World::new(seed, 3, mutation);
+        // Of five nodes, a container's replicas are not those of its objects.
+        let nodes = if seed % 3 == 2 { 5 } else { 3 };
+        let world = World::new(seed, nodes, mutation);
         let made = world.proxy().create_container("a", "c", PolicyIndex(0), Vec::new()).await;
         made.expect("a container");
         // The last replicas get it in the background.
@@ -46,6 +49,7 @@ fn run(seed: u64, mutation: Mutation) -> (u64, Result<(), String>) {
             history.settle().await
         };
         let settled = timeout(LIMIT, all).await.unwrap_or_else(|_| Err("it does not end".into()));
+        world.close();
         let (hash, checked) = history.check();
         (hash, checked.and(settled))
     })
@@ -61,7 +65,9 @@ fn seeds(default: Range<u64>) -> Range<u64> {
 fn objects_are_linearizable_whatever_fails() {
     for seed in seeds(0..2000) {
         let (_, checked) = run(seed, Mutation::default());
-        assert_eq!(checked, Ok(()), "seed {seed}: run it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        if let Err(wrong) = checked {
+            panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        }
     }
 }
 
@@ -71,6 +77,34 @@ fn a_seed_repeats_a_run_exactly() {
         assert_eq!(run(seed, Mutation::default()), run(seed, Mutation::default()), "seed {seed}");
     }
     assert_ne!(run(1, Mutation::default()).0, run(2, Mutation::default()).0);
+}
+
+/// One run of containers that are deleted while they are written to.
+fn run_containers(seed: u64, mutation: Mutation) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let world = World::new(seed, if seed % 3 == 2 { 5 } else { 3 }, mutation);
+        let run = timeout(LIMIT, containers::run(world.clone())).await;
+        world.close();
+        run.unwrap_or_else(|_| Err("it does not end".into()))
+    })
+}
+
+#[test]
+fn a_container_is_deleted_only_with_nothing_in_it() {
+    for seed in seeds(0..1000) {
+        if let Err(wrong) = run_containers(seed, Mutation::default()) {
+            panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        }
+    }
+}
+
+#[test]
+fn a_deletion_that_counts_at_a_minority_is_noticed() {
+    let mutation = Mutation { store: Weakness::MinorityDeletes, ..Mutation::default() };
+    let caught = (0..2000).find(|seed| run_containers(*seed, mutation).is_err());
+    println!("{mutation:?}: seed {caught:?}");
+    assert!(caught.is_some());
 }
 
 /// How many seeds it takes to notice a mistake.

@@ -190,6 +190,11 @@ impl World {
         self.down.lock().remove(&node);
     }
 
+    /// The end: proxies and world keep each other.
+    pub fn close(&self) {
+        self.proxies.lock().clear();
+    }
+
     /// Everything works again, and what was under way has come to its end.
     pub async fn heal(&self) {
         self.calm.store(true, Relaxed);

@@ -1,0 +1,123 @@
+//! Containers that are deleted while objects are put into them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kodiak_proxy::store::{NewObject, Precondition, SharedStore, StoreError};
+use kodiak_storage_api::{Entry, ListQuery, ObjectPath, PolicyIndex};
+use rand::Rng;
+use tokio::time::{sleep, timeout};
+
+use crate::world::World;
+
+const CONTAINERS: usize = 4;
+const OBJECTS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// What clients were told.
+#[derive(Default)]
+struct Told {
+    /// Objects whose write was acknowledged.
+    stored: Vec<String>,
+    deleted: bool,
+}
+
+async fn put(store: &SharedStore, container: &str, object: &str) -> Result<(), StoreError> {
+    let path = ObjectPath::new("a", container, object);
+    let mut upload = store.upload(path, PolicyIndex(0), false);
+    upload.write(Bytes::from_static(b"x")).await?;
+    let staged = upload.finish().await?;
+    store.commit(staged, NewObject::default(), Precondition::None).await.map(drop)
+}
+
+async fn pause(world: &World, longest: u64) {
+    let pause = world.random(|random| random.random_range(0..longest));
+    sleep(Duration::from_micros(pause)).await;
+}
+
+async fn one(world: Arc<World>, container: String) -> Told {
+    let writes = async {
+        let mut stored = Vec::new();
+        for number in 0..OBJECTS {
+            pause(&world, 60_000).await;
+            let (store, object) = (world.proxy(), number.to_string());
+            if let Ok(Ok(())) = timeout(PATIENCE, put(&store, &container, &object)).await {
+                stored.push(object);
+            }
+        }
+        stored
+    };
+    let deletes = async {
+        let mut deleted = false;
+        for _ in 0..3 {
+            pause(&world, 100_000).await;
+            let store = world.proxy();
+            deleted |= matches!(timeout(PATIENCE, store.delete_container("a", &container)).await, Ok(Ok(())));
+        }
+        deleted
+    };
+    let (stored, deleted) = tokio::join!(writes, deletes);
+    Told { stored, deleted }
+}
+
+fn names(entries: &[Entry]) -> Vec<&str> {
+    entries.iter().map(Entry::name).collect()
+}
+
+/// Runs until everything works again; what was acknowledged must be there then.
+pub async fn run(world: Arc<World>) -> Result<(), String> {
+    let containers: Vec<String> = (0..CONTAINERS).map(|number| format!("c{number}")).collect();
+    for container in &containers {
+        let made = world.proxy().create_container("a", container, PolicyIndex(0), Vec::new()).await;
+        made.map_err(|error| error.to_string())?;
+    }
+    sleep(Duration::from_secs(2)).await;
+    let storm = tokio::spawn(world.clone().storm());
+    let tasks: Vec<_> =
+        containers.iter().map(|container| tokio::spawn(one(world.clone(), container.clone()))).collect();
+    let mut told = Vec::new();
+    for task in tasks {
+        told.push(task.await.map_err(|broken| broken.to_string())?);
+    }
+    world.heal().await;
+    storm.await.map_err(|broken| broken.to_string())?;
+    let store = world.proxy();
+    let all = |error: StoreError| error.to_string();
+    let account = store.list_containers("a", ListQuery { limit: 100, ..ListQuery::default() }).await;
+    let account = account.map_err(all)?;
+    for (container, told) in containers.iter().zip(told) {
+        check(&store, container, &told, names(&account.entries).contains(&container.as_str())).await?;
+    }
+    Ok(())
+}
+
+async fn check(store: &SharedStore, container: &str, told: &Told, shown: bool) -> Result<(), String> {
+    let exists = match store.container("a", container).await {
+        Ok(_) => true,
+        Err(StoreError::NoContainer) => false,
+        Err(error) => return Err(format!("{container}: {error}")),
+    };
+    if told.deleted && !told.stored.is_empty() {
+        return Err(format!("{container} was deleted with {:?} in it", told.stored));
+    }
+    if told.deleted && (exists || shown) {
+        return Err(format!("{container} was deleted: it exists: {exists}, its account shows it: {shown}"));
+    }
+    if told.stored.is_empty() {
+        return Ok(());
+    }
+    if !exists || !shown {
+        return Err(format!("{container} with {:?}: exists: {exists}, shown: {shown}", told.stored));
+    }
+    let page = store.list_objects("a", container, ListQuery { limit: 100, ..ListQuery::default() }).await;
+    let page = page.map_err(|error| error.to_string())?;
+    for object in &told.stored {
+        let path = ObjectPath::new("a", container, object);
+        let read = store.head(&path, PolicyIndex(0)).await;
+        if read.is_err() || !names(&page.entries).contains(&object.as_str()) {
+            return Err(format!("{path}: {read:?}, listed: {:?}", names(&page.entries)));
+        }
+    }
+    Ok(())
+}
