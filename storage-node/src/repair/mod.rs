@@ -107,12 +107,7 @@ pub struct LocalDevice {
 
 impl Repairer {
     /// For the devices of the node in this process that the rings call `node`.
-    pub fn new(
-        settings: RepairSettings,
-        node: &str,
-        map: CurrentMap,
-        clock: Arc<Clock>,
-    ) -> Arc<Repairer> {
+    pub fn new(settings: RepairSettings, node: &str, map: CurrentMap, clock: Arc<Clock>) -> Arc<Repairer> {
         Arc::new(Repairer { settings, node: node.to_owned(), map, clock, status: Mutex::default() })
     }
 
@@ -147,7 +142,10 @@ impl Repairer {
                 quiet: Duration::from_secs(self.settings.quiet),
             };
             // As the map names it: a replica is known by that.
-            let Some(node) = healer.map.node(&self.node).cloned() else { return };
+            let Some(node) = healer.map.node(&self.node).cloned() else {
+                tokio::time::sleep(Duration::from_secs(self.settings.interval)).await;
+                continue;
+            };
             let local = Replica { node, device: device.index };
             let begun = self.clock.wall_micros();
             let lost = begun.saturating_sub(contact.micros) > self.settings.reclaim_age * 1_000_000;
