@@ -5,6 +5,7 @@
 //! simulation, and it yields to clients: it has a rate, and waits while a device's queue is full.
 
 pub mod audit;
+mod fragments;
 pub mod heal;
 pub mod pace;
 pub mod replicator;
