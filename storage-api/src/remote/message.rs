@@ -71,7 +71,7 @@ pub enum Call {
     BlockInfos { keys: Vec<BlockKey> },
     LearnObject(Box<ObjectWrite>),
     Missing,
-    Filled { tree: Tree, partition: Partition },
+    Filled { tree: Tree, partitions: Vec<Partition> },
     Forget { items: Vec<Item> },
 }
 

@@ -443,8 +443,13 @@ impl StorageNode for RemoteNode {
         }
     }
 
-    async fn filled(&self, device: DeviceIndex, tree: Tree, partition: Partition) -> Result<(), NodeError> {
-        self.done(device, Call::Filled { tree, partition }, Vec::new()).await
+    async fn filled(
+        &self,
+        device: DeviceIndex,
+        tree: Tree,
+        partitions: Vec<Partition>,
+    ) -> Result<(), NodeError> {
+        self.done(device, Call::Filled { tree, partitions }, Vec::new()).await
     }
 
     async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {

@@ -107,12 +107,7 @@ pub struct LocalDevice {
 
 impl Repairer {
     /// For the devices of the node in this process that the rings call `node`.
-    pub fn new(
-        settings: RepairSettings,
-        node: &str,
-        map: CurrentMap,
-        clock: Arc<Clock>,
-    ) -> Arc<Repairer> {
+    pub fn new(settings: RepairSettings, node: &str, map: CurrentMap, clock: Arc<Clock>) -> Arc<Repairer> {
         Arc::new(Repairer { settings, node: node.to_owned(), map, clock, status: Mutex::default() })
     }
 

@@ -66,7 +66,7 @@ pub(super) async fn perform(server: &Server, request: Request, payload: Vec<Byte
         Call::ReadItems { keys } => read_items(node, device, keys).await,
         Call::BlockInfos { keys } => say(node.block_infos(device, keys).await, Reply::BlockInfos),
         Call::Missing => say(node.missing(device).await, Reply::Missing),
-        Call::Filled { tree, partition } => done(node.filled(device, tree, partition).await),
+        Call::Filled { tree, partitions } => done(node.filled(device, tree, partitions).await),
         Call::Forget { items } => say(node.forget(device, items).await, Reply::Forgotten),
     }
 }

@@ -197,7 +197,7 @@ async fn what_replicas_are_compared_by_goes_over_the_wire() {
 
     let missing = remote.missing(there).await.expect("an answer");
     assert_eq!(missing, node.missing(here).await.expect("an answer"));
-    remote.filled(there, tree, key.partition).await.expect("noted");
+    remote.filled(there, tree, vec![key.partition]).await.expect("noted");
     assert_eq!(remote.forget(there, page.items).await.expect("forgotten"), 1);
     assert!(node.read_object(here, key, false).await.expect("read").is_none());
 }
