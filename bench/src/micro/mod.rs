@@ -3,6 +3,7 @@
 mod erasure;
 mod list;
 mod remote;
+mod repair;
 mod ring;
 mod volume;
 
@@ -25,6 +26,8 @@ pub enum MicroCommand {
     List(list::ListArgs),
     /// CPU time of durable 4 KiB writes to another machine
     Remote(remote::RemoteArgs),
+    /// Comparing unchanged replicas, and refilling a wiped device
+    Repair(repair::RepairArgs),
     /// Erasure codes
     Erasure(erasure::ErasureArgs),
 }
@@ -55,6 +58,7 @@ pub fn main(command: MicroCommand) -> anyhow::Result<()> {
         MicroCommand::Volume(args) => volume::main(&args),
         MicroCommand::List(args) => list::main(&args),
         MicroCommand::Remote(args) => remote::main(&args),
+        MicroCommand::Repair(args) => repair::main(&args),
         MicroCommand::Erasure(args) => erasure::main(&args),
     }
 }

@@ -151,16 +151,15 @@ impl Healer {
             }
         }
         let first = all.first().cloned().unwrap_or_default();
-        let set = |from: usize| {
+        let differs = |bucket: &usize| all.iter().any(|buckets| buckets.get(*bucket) != first.get(*bucket));
+        let differing: Vec<usize> = (0..BUCKETS).filter(differs).collect();
+        // Where many buckets have nothing in them, those that have something have little.
+        let at_once = if differing.len() <= BUCKETS / 2 { BUCKETS } else { BUCKETS_AT_ONCE };
+        let sets = differing.chunks(at_once).map(|buckets| {
             let mut set = BucketSet::default();
-            for bucket in from..from + BUCKETS_AT_ONCE {
-                if all.iter().any(|buckets| buckets.get(bucket) != first.get(bucket)) {
-                    set.insert(bucket as u8);
-                }
-            }
+            buckets.iter().for_each(|bucket| set.insert(*bucket as u8));
             set
-        };
-        let sets = (0..BUCKETS).step_by(BUCKETS_AT_ONCE).map(set).filter(|set| !set.is_empty());
+        });
         Ok((members, sets.collect()))
     }
 

@@ -14,6 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
 
 use super::heal::{Healed, Healer, Place, scan};
@@ -21,6 +22,8 @@ use super::pace::yielding;
 
 /// Partitions that are compared by one message.
 const PARTITIONS_AT_ONCE: u32 = 1 << 14;
+/// Partitions that are healed at once: their writes share a device's syncs.
+const HEALED_AT_ONCE: usize = 16;
 /// Items that are dropped with one needle.
 const FORGET_AT_ONCE: usize = 500;
 
@@ -68,8 +71,12 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
             pass.healed.away += found.away;
             pass.differing += found.differing.len() as u64;
             let mut whole = found.equal;
-            for partition in found.differing {
-                match heal(healer, local, Place { tree, partition }, None).await {
+            let heals = stream::iter(found.differing).map(|partition| async move {
+                (partition, heal(healer, local, Place { tree, partition }, None).await)
+            });
+            let mut heals = std::pin::pin!(heals.buffer_unordered(HEALED_AT_ONCE));
+            while let Some((partition, healed)) = heals.next().await {
+                match healed {
                     Ok(healed) => {
                         if healed.is_whole() {
                             whole.push(partition);
