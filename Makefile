@@ -27,8 +27,8 @@ down: ## Stop it
 	@$(ENV) "$$CARGO_TARGET_DIR/release/kodiak" down $(ARGS)
 
 test: ## Everything that CI runs, set-up included
-	@scripts/packages $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory build lint unit clients swift-functional guest fuzz
+	@scripts/packages $(TEST_PACKAGES) $(CLUSTER_PACKAGES)
+	@$(MAKE) --no-print-directory build lint unit clients cluster swift-functional guest fuzz
 
 lint:
 	@$(ENV) cargo fmt --all --check

@@ -69,9 +69,9 @@ impl Digest {
         hashed(&[b"o", &hash.0, &at.to_bytes()])
     }
 
-    /// Of a block.
+    /// Of a block, or any of its fragments: devices that each hold theirs have the same.
     pub fn of_block(key: &BlockKey) -> Digest {
-        hashed(&[b"b", &key.data.0, &key.index.to_be_bytes()])
+        hashed(&[b"b", &key.data.0, &key.number().to_be_bytes()])
     }
 
     /// Of the record of an account or container.

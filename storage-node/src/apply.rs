@@ -1,7 +1,7 @@
 //! What a needle changes in the index: the same for a write that was just synced and for one that a
 //! replay finds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{
@@ -212,7 +212,9 @@ impl Applier {
 
     /// Forgets blocks and gives back their room.
     pub fn delete_blocks(&self, batch: &mut WriteBatch, keys: &[BlockKey]) -> Result<(), NodeError> {
-        for key in keys {
+        // The index shows none of the batch: a block that is named twice is there twice.
+        let mut seen = HashSet::new();
+        for key in keys.iter().filter(|key| seen.insert(**key)) {
             let Some(old) = self.block(key)? else { continue };
             if old.quarantined {
                 batch.delete_cf(self.index.family(Family::Quarantine), crate::quarantine::block(key));

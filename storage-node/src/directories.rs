@@ -264,7 +264,8 @@ impl Directories {
         let mut shard = self.lock(self.shard_of(key));
         let Some(head) = self.head(&mut shard, key)? else { return Ok(()) };
         let (mut batch, mut totals) = (WriteBatch::default(), head.totals);
-        for item in items {
+        let mut seen = HashSet::new();
+        for item in items.iter().filter(|item| seen.insert(&item.key)) {
             let ItemKey::Row(_, name) = &item.key else { continue };
             let bytes = row_key(&directory_key(key), name);
             let Some(held) = stored_row(&self.index, &bytes)? else { continue };

@@ -4,7 +4,7 @@
 //! A needle lists what was dropped, with its timestamps, so that a rebuild of the index does not bring it
 //! back. Rebuilds follow the order of the log: what comes again later, stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kodiak_storage_api::{DirectoryKey, Item, ItemKey, NodeError};
 
@@ -52,7 +52,8 @@ pub fn objects_and_blocks(
     forgotten: &Forgotten,
     batch: &mut WriteBatch,
 ) -> Result<(), NodeError> {
-    for item in &forgotten.items {
+    let mut seen = HashSet::new();
+    for item in forgotten.items.iter().filter(|item| seen.insert(&item.key)) {
         match &item.key {
             ItemKey::Object(key) => shared.applier.forget_object(batch, key, item.timestamp)?,
             ItemKey::Block(key) => shared.applier.delete_blocks(batch, &[*key])?,

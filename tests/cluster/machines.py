@@ -218,6 +218,8 @@ class Cluster:
             if machine.process and machine.process.poll() is None:
                 machine.resume()
                 machine.kill()
+            # A namespace takes its links along, but later.
+            sh("ip", "link", "del", machine.name)
             sh("ip", "netns", "del", machine.name)
         sh("ip", "link", "del", "cluster")
         shutil.rmtree(self.folder, ignore_errors=True)

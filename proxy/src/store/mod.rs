@@ -8,6 +8,7 @@ mod commit;
 mod directories;
 mod erasure;
 mod error;
+mod handoff;
 mod hedge;
 mod listing;
 mod locks;

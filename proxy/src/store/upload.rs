@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use kodiak_storage_api::{
-    BLOCK_SIZE, BlockKey, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex,
+    BLOCK_SIZE, BlockKey, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex, Tree,
 };
 use rand::RngCore;
 use tokio::sync::oneshot;
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::buffers::Buffer;
 use super::md5::{self, Hashers, Md5Chain, Md5Stream};
-use super::{SharedStore, Store, StoreError, quorum};
+use super::{SharedStore, Store, StoreError, handoff, quorum};
 
 /// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
 const SMALL_PIECE: usize = 4096;
@@ -93,6 +93,8 @@ impl Store {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
+        let place = (Tree::Blocks(policy), key.partition);
+        handoff::give(handoff::stand_ins(&self.map(), place, &replicas), |replica| write(0, replica));
         quorum::write(replicas, write).await?;
         Ok(())
     }

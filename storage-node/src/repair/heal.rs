@@ -443,7 +443,12 @@ impl Healer {
             let (mut rows, mut directories) = (Vec::new(), Vec::new());
             for (key, mut held) in items {
                 let Some(mine) = held.pop().flatten() else { continue };
-                let home = held.len() == last && held.iter().flatten().count() == last;
+                let home = match &key {
+                    ItemKey::Block(block) if block.fragment().is_some() => {
+                        block.fragment().and_then(|fragment| held.get(fragment)).is_some_and(Option::is_some)
+                    }
+                    _ => held.iter().flatten().count() == last,
+                };
                 let covered = home && self.covers(&replicas[..last], &key, &held, &mine, local).await?;
                 match key {
                     _ if !covered => stay += 1,

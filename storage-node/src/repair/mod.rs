@@ -5,6 +5,7 @@
 //! simulation, and it yields to clients: it has a rate, and waits while a device's queue is full.
 
 pub mod audit;
+mod fragments;
 pub mod heal;
 pub mod pace;
 pub mod replicator;
@@ -142,7 +143,10 @@ impl Repairer {
                 quiet: Duration::from_secs(self.settings.quiet),
             };
             // As the map names it: a replica is known by that.
-            let Some(node) = healer.map.node(&self.node).cloned() else { return };
+            let Some(node) = healer.map.node(&self.node).cloned() else {
+                tokio::time::sleep(Duration::from_secs(self.settings.interval)).await;
+                continue;
+            };
             let local = Replica { node, device: device.index };
             let begun = self.clock.wall_micros();
             let lost = begun.saturating_sub(contact.micros) > self.settings.reclaim_age * 1_000_000;

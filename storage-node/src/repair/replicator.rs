@@ -60,12 +60,6 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
     let mut pass = Pass { complete: true, ..Pass::default() };
     let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
-        if let Tree::Blocks(policy) = tree
-            && healer.map.codec(policy)?.is_some()
-        {
-            // Fragments of one block are different on each device.
-            continue;
-        }
         let all = healer.map.partitions(tree)?;
         for from in (0..all).step_by(PARTITIONS_AT_ONCE as usize) {
             let range = from..all.min(from + PARTITIONS_AT_ONCE);
@@ -75,7 +69,7 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
             pass.differing += found.differing.len() as u64;
             let mut whole = found.equal;
             for partition in found.differing {
-                match healer.heal(Place { tree, partition }, None).await {
+                match heal(healer, local, Place { tree, partition }, None).await {
                     Ok(healed) => {
                         if healed.is_whole() {
                             whole.push(partition);
@@ -100,6 +94,20 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
     Ok(pass)
 }
 
+async fn heal(
+    healer: &Healer,
+    local: &Replica,
+    place: Place,
+    extra: Option<&Replica>,
+) -> Result<Healed, NodeError> {
+    if let Tree::Blocks(policy) = place.tree
+        && let Some(codec) = healer.map.codec(policy)?
+    {
+        return healer.heal_fragments(&codec, place, local).await;
+    }
+    healer.heal(place, extra).await
+}
+
 fn failed(pass: &mut Pass, error: &NodeError) {
     tracing::debug!(%error, "a partition is left for the next pass");
     pass.healed.failed += 1;
@@ -107,7 +115,7 @@ fn failed(pass: &mut Pass, error: &NodeError) {
 
 async fn foreign(healer: &Healer, local: &Replica, place: Place, pass: &mut Pass) {
     let of = healer.map.replicas(place.tree, place.partition).map_or(0, |replicas| replicas.len());
-    match healer.heal(place, Some(local)).await {
+    match heal(healer, local, place, Some(local)).await {
         Ok(healed) => {
             pass.complete &= healed.away < of.div_ceil(2);
             let all = healed.away == 0;

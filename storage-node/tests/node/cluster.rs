@@ -27,6 +27,7 @@ pub struct Cluster {
     pub clock: Arc<Clock>,
     builder: RingBuilder,
     pub map: Arc<Map>,
+    protection: Protection,
 }
 
 fn name(node: usize) -> String {
@@ -40,6 +41,11 @@ fn small(folder: &std::path::Path) -> NodeSettings {
 impl Cluster {
     /// `count` nodes of one device each; the first three (or fewer) are in the rings.
     pub fn new(count: usize) -> Cluster {
+        Cluster::protected(count, Protection::Replicated)
+    }
+
+    /// The same with another protection of blocks.
+    pub fn protected(count: usize, protection: Protection) -> Cluster {
         let clock = Arc::new(Clock::system(1));
         let folders: Vec<_> = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
         let open = |folder: &tempfile::TempDir| Node::open(small(folder.path()), clock.clone()).unwrap();
@@ -49,8 +55,8 @@ impl Cluster {
             builder.add_device(NewDevice::new(0, 0, &name(node), "d1")).unwrap();
         }
         builder.rebalance(1).unwrap();
-        let map = map(&builder.ring().unwrap(), &nodes);
-        Cluster { folders, nodes, clock, builder, map }
+        let map = map(&builder.ring().unwrap(), &nodes, protection);
+        Cluster { folders, nodes, clock, builder, map, protection }
     }
 
     /// Puts another ring in force.
@@ -58,7 +64,7 @@ impl Cluster {
         change(&mut self.builder);
         self.builder.forget_moves();
         self.builder.rebalance(2).unwrap();
-        self.map = map(&self.builder.ring().unwrap(), &self.nodes);
+        self.map = map(&self.builder.ring().unwrap(), &self.nodes, self.protection);
     }
 
     /// Replaces a node's disk by an empty one.
@@ -66,7 +72,7 @@ impl Cluster {
         self.nodes[node].shutdown();
         self.folders[node] = tempfile::tempdir().unwrap();
         self.nodes[node] = Node::open(small(self.folders[node].path()), self.clock.clone()).unwrap();
-        self.map = map(&self.builder.ring().unwrap(), &self.nodes);
+        self.map = map(&self.builder.ring().unwrap(), &self.nodes, self.protection);
     }
 
     pub fn folder(&self, node: usize) -> &std::path::Path {
@@ -194,7 +200,7 @@ impl Cluster {
     }
 }
 
-fn map(ring: &Ring, nodes: &[Arc<Node>]) -> Arc<Map> {
+fn map(ring: &Ring, nodes: &[Arc<Node>], protection: Protection) -> Arc<Map> {
     let by_name: Nodes = nodes
         .iter()
         .enumerate()
@@ -204,7 +210,7 @@ fn map(ring: &Ring, nodes: &[Arc<Node>]) -> Arc<Map> {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring: ring.clone(), protection: Protection::Replicated }],
+        objects: vec![Policy { ring: ring.clone(), protection }],
     };
     Arc::new(Map::new(placement, &by_name).unwrap())
 }

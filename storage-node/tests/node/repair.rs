@@ -3,8 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kodiak_ring::NewDevice;
-use kodiak_storage_api::{DeviceIndex, DirectoryChange, NodeError, ObjectPath, StorageNode, Timestamp};
+use kodiak_storage_api::{
+    BlockWrite, DeviceIndex, DirectoryChange, ErasureCode, NodeError, ObjectPath, Protection, StorageNode,
+    Timestamp,
+};
 use kodiak_storage_node::AuditCursor;
 use kodiak_storage_node::repair::replicator;
 use proptest::prelude::*;
@@ -264,5 +268,44 @@ proptest! {
                 node.shutdown();
             }
         });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_of_a_wiped_device_are_computed_from_the_others() {
+    let code: ErasureCode = "2+1".parse().unwrap();
+    let mut cluster = Cluster::protected(3, Protection::Erasure(code));
+    let codec = cluster.map.codec(POLICY).unwrap().unwrap();
+    let mut stored = Vec::new();
+    for number in 0..12u32 {
+        let key = cluster.block(7, number);
+        let body: Bytes = (0..50_001u32).map(|i| (i * 7 + number) as u8).collect::<Vec<_>>().into();
+        let fragments = codec.split(&body).unwrap();
+        for (fragment, replica) in
+            cluster.map.block_replicas(POLICY, key.partition).unwrap().iter().enumerate()
+        {
+            let write = BlockWrite {
+                key: key.of_fragment(fragment),
+                owner: ObjectPath::new("a", "c", "big"),
+                digest: *blake3::hash(&fragments[fragment]).as_bytes(),
+                data: vec![fragments[fragment].clone()],
+            };
+            replica.node.write_block(replica.device, write).await.unwrap();
+        }
+        stored.push((key, fragments));
+    }
+    assert!(cluster.equal(&ALL).await);
+    assert_eq!(cluster.pass(&ALL).await.differing, 0);
+    cluster.wipe(1);
+    let pass = cluster.pass(&[1]).await;
+    assert_eq!((pass.healed.copied, pass.healed.failed), (12, 0), "{pass:?}");
+    assert!(cluster.equal(&ALL).await);
+    for (key, fragments) in stored {
+        let replicas = cluster.map.block_replicas(POLICY, key.partition).unwrap();
+        for (fragment, replica) in replicas.iter().enumerate() {
+            let (key, len) = (key.of_fragment(fragment), fragments[fragment].len() as u32);
+            let read = replica.node.read_block(replica.device, key, 0..len).await.unwrap();
+            assert_eq!(read, fragments[fragment]);
+        }
     }
 }

@@ -44,7 +44,14 @@ impl Cluster {
     fn begin() -> Result<(Cluster, Store)> {
         let cluster = Cluster { folder: TempDir::with_prefix("kodiak-cluster-")? };
         let place = cluster.place("n1", 1);
-        kodiak(&[&["cluster", "init"], &place.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat())?;
+        // Few partitions: filling them is not what is tested here.
+        kodiak(
+            &[
+                &["cluster", "init", "--part-power", "6"],
+                &place.iter().map(String::as_str).collect::<Vec<_>>()[..],
+            ]
+            .concat(),
+        )?;
         let store = cluster.up("n1")?;
         Ok((cluster, store))
     }

@@ -3,13 +3,13 @@
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kodiak_storage_api::{
-    NodeError, ObjectWrite, Promise, Refusal, Replica, RowDurability, RowTarget, Stamp, Timestamp,
+    NodeError, ObjectWrite, Promise, Refusal, Replica, RowDurability, RowTarget, Stamp, Timestamp, Tree,
 };
 use tokio::time::timeout;
 
 use super::super::error::worst;
 use super::{GRACE, Proposal, Register};
-use crate::store::{StoreError, quorum};
+use crate::store::{StoreError, handoff, quorum};
 
 /// What the replicas answered to a version at one ballot.
 pub(super) struct Round {
@@ -120,12 +120,18 @@ impl Register<'_> {
         index: usize,
         proposal: &Proposal,
     ) -> impl Future<Output = Result<(), NodeError>> + Send + use<> {
+        let write = self.object_write(index, proposal);
+        let replica = replica.clone();
+        async move { replica.node.write_object(replica.device, write).await }
+    }
+
+    fn object_write(&self, index: usize, proposal: &Proposal) -> ObjectWrite {
         let target = |container: usize| RowTarget {
             directory: self.directory,
             device: self.containers[container].device,
         };
         let live = proposal.version.live().is_some();
-        let write = ObjectWrite {
+        ObjectWrite {
             key: self.key,
             path: self.path.clone(),
             version: proposal.version.clone(),
@@ -133,9 +139,7 @@ impl Register<'_> {
             expect: proposal.expect,
             inline: if live { proposal.inline.clone() } else { Vec::new() },
             row: self.paired[index].map(target),
-        };
-        let replica = replica.clone();
-        async move { replica.node.write_object(replica.device, write).await }
+        }
     }
 
     fn count(&self, round: &mut Round, proposal: &Proposal, index: usize, answer: Result<(), NodeError>) {
@@ -158,7 +162,19 @@ impl Register<'_> {
     /// After a version was chosen: its row is on stable storage at a majority of the container's replicas
     /// when this returns. [`NodeError::NoDirectory`]: a majority says that there is no such container.
     pub(super) async fn finish(&self, proposal: &Proposal, round: &Round) -> Result<(), NodeError> {
+        self.hand_off(proposal);
         self.rows(proposal, &round.rows).await
+    }
+
+    /// Gives a version that was chosen to devices that stand in for replicas that are down. Not before: one
+    /// that was given up must not come back from where no coordinator looks.
+    fn hand_off(&self, proposal: &Proposal) {
+        let place = (Tree::Objects(self.key.policy), self.key.partition);
+        let stand_ins = handoff::stand_ins(&self.store.map(), place, &self.replicas);
+        handoff::give(stand_ins, |replica| {
+            let write = ObjectWrite { row: None, expect: None, ..self.object_write(0, proposal) };
+            async move { replica.node.learn_object(replica.device, write).await }
+        });
     }
 
     /// Writes a version's row to the replicas of the container that do not `have` it.
