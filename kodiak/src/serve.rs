@@ -95,6 +95,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
 fn repair(settings: &Settings, node: &Arc<Node>, store: &Arc<Store>, stopped: &watch::Receiver<bool>) {
     let repair = settings.storage.repair.clone();
     let devices = LocalDevice::of(node);
+    store.run_garbage_collection(&(node.clone() as Arc<dyn StorageNode>), node.device_indexes(), stopped);
     audit::run(node, devices.clone().into_iter(), repair.audit_rate, stopped);
     let (of, clock) = (store.clone(), store.shared_clock());
     let map: CurrentMap = Arc::new(move || of.current_map());

@@ -95,7 +95,8 @@ fn retain<T>(list: &mut Vec<T>, keep: impl Fn(&T) -> Result<bool, NodeError>) ->
     failure.map_or(Ok(()), Err)
 }
 
-fn is_current(shared: &Shared, key: &DirectoryKey, row: &Row) -> Result<bool, NodeError> {
+/// Whether a device shows a row, or its tombstone, at just this timestamp.
+pub fn is_current(shared: &Shared, key: &DirectoryKey, row: &Row) -> Result<bool, NodeError> {
     let key = crate::directories::row_key(&directory_key(key), &row.name);
     let family = if row.deleted { Family::Tombstones } else { Family::Rows };
     let Some(value) = shared.applier.index.get(family, &key)? else { return Ok(false) };

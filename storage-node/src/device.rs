@@ -43,6 +43,8 @@ pub struct Device {
     pub held: Arc<Held>,
     /// Volumes that may be deleted after the next checkpoint.
     evacuated: Mutex<Vec<u32>>,
+    /// Held while a checkpoint of the node is made, that of its first device.
+    pub checkpointing: Mutex<()>,
     /// Keeps every other process out of the folder while it is open.
     _lock: std::fs::File,
 }
@@ -166,6 +168,7 @@ impl Found {
             ceiling,
             held,
             evacuated: Mutex::new(Vec::new()),
+            checkpointing: Mutex::new(()),
             _lock: self.lock,
         })
     }

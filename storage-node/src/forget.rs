@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use kodiak_storage_api::{DirectoryKey, Item, ItemKey, NodeError};
+use kodiak_storage_api::{DirectoryKey, Item, ItemKey, NodeError, Row};
 
 use crate::digests::row_timestamp;
 use crate::directories::row_key;
 use crate::index::{Family, WriteBatch, directory_key};
-use crate::needle::Forgotten;
+use crate::needle::{Forgotten, Kind, ObjectMeta};
 use crate::writer::Shared;
 
 /// Whether a record, block or row is still the one that is to be forgotten.
@@ -44,6 +44,40 @@ pub fn is_known(shared: &Shared, key: &ItemKey) -> Result<bool, NodeError> {
             index.get(Family::Rows, &key)?.is_some() || index.get(Family::Tombstones, &key)?.is_some()
         }
     })
+}
+
+/// The rows that come back after a crash from the needles of records that are to be forgotten.
+pub fn rows_of(shared: &Shared, items: &[Item]) -> Result<HashMap<DirectoryKey, Vec<Row>>, NodeError> {
+    let mut rows: HashMap<DirectoryKey, Vec<Row>> = HashMap::new();
+    for item in items {
+        let ItemKey::Object(key) = &item.key else { continue };
+        let Some(entry) = shared.applier.object(key)?.filter(|e| e.stamp.ballot == item.timestamp) else {
+            continue;
+        };
+        let meta: ObjectMeta = match shared.applier.read_meta(Kind::Object, &entry.location) {
+            Ok(meta) => meta,
+            // Compaction may have taken it elsewhere.
+            Err(error) => match shared.applier.object(key)?.filter(|now| now.location != entry.location) {
+                Some(now) => shared.applier.read_meta(Kind::Object, &now.location)?,
+                None => return Err(error),
+            },
+        };
+        if let Some(directory) = meta.row {
+            rows.entry(directory).or_default().push(meta.version.row(&meta.path, meta.stamp.ballot));
+        }
+    }
+    Ok(rows)
+}
+
+/// Of some rows, those that a device shows: it needs a needle of its own for them.
+pub fn shown(shared: &Shared, directory: &DirectoryKey, rows: &[Row]) -> Result<Vec<Row>, NodeError> {
+    let mut shown = Vec::new();
+    for row in rows {
+        if crate::compact::is_current(shared, directory, row)? {
+            shown.push(row.clone());
+        }
+    }
+    Ok(shown)
 }
 
 /// Drops records and blocks.

@@ -29,7 +29,7 @@ use crate::needle::Forgotten;
 use crate::recover::{self, Checkpoint, Replayed};
 use crate::repair::RepairSettings;
 use crate::sweep::Snapshots;
-use crate::{audit, compact, digests, listing, read, trees, work};
+use crate::{audit, compact, digests, forget, listing, read, trees, work};
 
 /// One device of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -303,6 +303,34 @@ impl Node {
         self.devices.iter().any(|device| device.held.was_assigned(tree))
     }
 
+    /// A row that goes with an object is as durable as the object's needle. Where that is to be forgotten,
+    /// the devices that show the row get a needle of it first.
+    async fn keep_rows(&self, device: DeviceIndex, items: &[Item]) -> Result<(), NodeError> {
+        if !items.iter().any(|item| matches!(item.key, ItemKey::Object(_))) {
+            return Ok(());
+        }
+        let (devices, from, items) = (self.devices.clone(), self.at(device)?.clone(), items.to_vec());
+        let kept = read::blocking(move || {
+            let mut kept = Vec::new();
+            for (directory, rows) in forget::rows_of(&from.shared, &items)? {
+                for holder in devices.iter() {
+                    let shown = forget::shown(&holder.shared, &directory, &rows)?;
+                    if !shown.is_empty() {
+                        kept.push((holder.clone(), directory, shown));
+                    }
+                }
+            }
+            Ok(Some(kept))
+        });
+        for (holder, directory, rows) in kept.await? {
+            match holder.ask(|done| Request::Rows(directory, rows, done)).await {
+                Ok(()) | Err(NodeError::NoDirectory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn at(&self, device: DeviceIndex) -> Result<&Arc<Device>, NodeError> {
         let missing = || NodeError::Unavailable(format!("no device {}", device.0));
         self.devices.get(usize::from(device.0)).ok_or_else(missing)
@@ -367,6 +395,7 @@ fn replay(found: &[Found], directories: &[Arc<Directories>]) -> Result<Replayed,
 
 /// Flushes all indexes and moves the checkpoints to what was applied before the flush.
 fn checkpoint(devices: &[Arc<Device>]) -> Result<(), NodeError> {
+    let _one_at_a_time = devices.first().map(|device| device.checkpointing.lock());
     let before: Vec<_> = devices
         .iter()
         .map(|device| {
@@ -640,6 +669,7 @@ impl StorageNode for Node {
     }
 
     async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        self.keep_rows(device, &items).await?;
         let forgotten = Forgotten { items };
         self.at(device)?.ask(|done| Request::Forget(forgotten, done)).await
     }

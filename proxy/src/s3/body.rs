@@ -150,6 +150,9 @@ impl S3Front {
     ) -> Result<Received, S3Error> {
         let mut checks = Checks::of(call, algorithm, None)?;
         let mut upload = self.store.upload(path, policy, part);
+        if part {
+            upload = upload.part_of(&call.path());
+        }
         while let Some(data) = body.data().await {
             let mut data = data?;
             let Some(mut decoder) = checks.decoder.take() else {

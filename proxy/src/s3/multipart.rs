@@ -201,7 +201,8 @@ impl S3Front {
             }
         };
         let algorithm = begun.checksum().map(|(algorithm, _)| algorithm);
-        let upload = self.store.upload(part_path(call, &begun.id, number), begun.policy, true);
+        let part = part_path(call, &begun.id, number);
+        let upload = self.store.upload(part, begun.policy, true).part_of(&call.path());
         let (upload, value) = pump(upload, source.stream(range), algorithm).await?;
         let checksum = algorithm.zip(value);
         let object = part_object(&checksum);

@@ -34,7 +34,7 @@ impl Store {
             // A condition that does not hold leaves the blocks to be deleted.
             store.check(&change).await?;
             // From here on a crash or an error may leave the record stored: the blocks stay.
-            staged.blocks.hand_over();
+            staged.blocks.hand_over()?;
             store.put(change, record).await
         })
         .await

@@ -8,6 +8,7 @@ mod commit;
 mod directories;
 mod erasure;
 mod error;
+mod garbage;
 mod handoff;
 mod hedge;
 mod listing;

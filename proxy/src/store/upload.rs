@@ -9,10 +9,11 @@ use kodiak_storage_api::{
 use rand::RngCore;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::buffers::Buffer;
 use super::md5::{self, Hashers, Md5Chain, Md5Stream};
-use super::{SharedStore, Store, StoreError, handoff, quorum};
+use super::{SharedStore, Store, StoreError, garbage, handoff, quorum};
 
 /// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
 const SMALL_PIECE: usize = 4096;
@@ -24,6 +25,8 @@ const BLOCKS_AT_ONCE: usize = 4;
 pub struct Upload {
     blocks: Blocks,
     path: ObjectPath,
+    /// What the blocks are for, told to whoever finds them without a record.
+    owner: ObjectPath,
     inline_max: usize,
     /// A body that is small so far.
     pending: Vec<Bytes>,
@@ -53,6 +56,7 @@ pub(super) struct Blocks {
     pub(super) policy: PolicyIndex,
     data: DataId,
     begun: u32,
+    since: Instant,
     writes: JoinSet<Result<(), StoreError>>,
 }
 
@@ -62,9 +66,11 @@ impl Store {
     pub fn upload(self: &Arc<Self>, path: ObjectPath, policy: PolicyIndex, always_blocks: bool) -> Upload {
         let mut data = DataId([0; 16]);
         rand::rng().fill_bytes(&mut data.0);
-        let blocks = Blocks { store: self.clone(), policy, data, begun: 0, writes: JoinSet::new() };
+        let (store, since) = (self.clone(), Instant::now());
+        let blocks = Blocks { store, policy, data, begun: 0, since, writes: JoinSet::new() };
         Upload {
             blocks,
+            owner: path.clone(),
             path,
             inline_max: if always_blocks { 0 } else { INLINE_MAX },
             pending: Vec::new(),
@@ -122,6 +128,13 @@ impl Store {
 }
 
 impl Upload {
+    /// It is a part of this object, which may take its blocks over.
+    #[must_use]
+    pub fn part_of(mut self, object: &ObjectPath) -> Upload {
+        self.owner = garbage::owner(&self.path, object);
+        self
+    }
+
     /// Bytes taken so far.
     pub fn written(&self) -> u64 {
         self.written
@@ -222,7 +235,7 @@ impl Upload {
         let (hashed, next) = oneshot::channel();
         self.md5 = Some(Md5Chain::Pending(next));
         let (digest, data) = (buffer.blake3(), buffer.freeze());
-        let (store, policy, owner) = (self.blocks.store.clone(), self.blocks.policy, self.path.clone());
+        let (store, policy, owner) = (self.blocks.store.clone(), self.blocks.policy, self.owner.clone());
         let id = (self.blocks.data, self.blocks.begun);
         self.blocks.begun += 1;
         self.blocks.writes.spawn(async move {
@@ -251,9 +264,14 @@ impl Blocks {
         Ok(())
     }
 
-    /// A record is about to name the blocks: from now on they are not ours to delete.
-    pub(super) fn hand_over(&mut self) {
-        self.begun = 0;
+    /// A record is about to name the blocks: from now on they are not ours to delete. Refused when they
+    /// are so old that others may soon take them for garbage.
+    pub(super) fn hand_over(&mut self) -> Result<(), StoreError> {
+        if self.begun > 0 {
+            garbage::still_in_time(self.since)?;
+            self.begun = 0;
+        }
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &[&str]); 9] = [
             "kodiak-storage-node",
         ],
     ),
-    ("kodiak-tests", &["kodiak-proxy", "kodiak-ring", "kodiak-storage-api"]),
+    ("kodiak-tests", &["kodiak-proxy", "kodiak-ring", "kodiak-storage-api", "kodiak-storage-node"]),
     ("kodiak-bench", &["kodiak-ring", "kodiak-storage-api", "kodiak-storage-node"]),
 ];
 

@@ -127,6 +127,20 @@ fn versions_prefix(object: &str) -> String {
     format!("\0{object}\0")
 }
 
+/// The container of an object's versions, and what their names there begin with.
+pub(super) fn versions_of(object: &ObjectPath) -> (String, String) {
+    (versions_container(object.container()), versions_prefix(object.object()))
+}
+
+/// The object that a path is, or is a version of.
+pub(super) fn object_of(path: &ObjectPath) -> ObjectPath {
+    let container = path.container().strip_prefix(&versions_container(""));
+    match container.zip(parse_version(path.object())) {
+        Some((container, (object, _))) => ObjectPath::new(path.account(), container, object),
+        None => path.clone(),
+    }
+}
+
 /// Where a version of an object is.
 fn version_path(object: &ObjectPath, id: VersionId) -> ObjectPath {
     let name = format!("{}{}", versions_prefix(object.object()), id.inverted());

@@ -35,7 +35,7 @@ impl Store {
             store.check(&Change { condition, ..Change::of(&path, policy) }).await?;
             store.keep_null(&path, policy).await?;
             // As in a plain commit: from here on the record may be stored, so the blocks stay.
-            staged.blocks.hand_over();
+            staged.blocks.hand_over()?;
             let inline = std::mem::take(&mut staged.inline);
             let id = VersionId(store.clock.now());
             store.put_version((&path, policy), id, record, inline, true).await
