@@ -47,6 +47,8 @@ pub struct Held {
 struct State {
     /// What is on stable storage: none if there is no file.
     held: Option<Partitions>,
+    /// The file could not be read: nothing is known to be held, whatever it said.
+    damaged: bool,
     missing: Partitions,
 }
 
@@ -61,21 +63,20 @@ impl Held {
     /// What the device in `folder` holds. A file that cannot be read counts as nothing held.
     pub fn open(disk: Arc<dyn Disk>, folder: &Path) -> Held {
         let file = folder.join(FILE);
-        let held = match disk.read(&file) {
+        let read = match disk.read(&file) {
             Ok(bytes) => match serde_json::from_slice::<Stored>(&bytes) {
-                Ok(stored) if stored.format == FORMAT => Some(stored.held.into_iter().collect()),
-                _ => {
-                    tracing::error!(file = %file.display(), "cannot be read: every partition is filled anew");
-                    Some(Partitions::new())
-                }
+                Ok(stored) if stored.format == FORMAT => Ok(Some(stored.held.into_iter().collect())),
+                Ok(stored) => Err(format!("format {} is not known", stored.format)),
+                Err(error) => Err(error.to_string()),
             },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                tracing::error!(file = %file.display(), %error, "every partition is filled anew");
-                Some(Partitions::new())
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
         };
-        let state = RwLock::new(State { held, missing: Partitions::new() });
+        if let Err(error) = &read {
+            tracing::error!(file = %file.display(), error, "every partition is filled anew");
+        }
+        let (damaged, held) = (read.is_err(), read.unwrap_or_default());
+        let state = RwLock::new(State { held, damaged, missing: Partitions::new() });
         Held { disk, file, state, filling: AtomicBool::new(false) }
     }
 
@@ -90,7 +91,7 @@ impl Held {
             let had = state.held.as_ref().and_then(|held| held.get(&assignment.tree));
             let whole = match had {
                 Some(had) => had.intersection(&assigned).copied().collect(),
-                None if assignment.fresh => assigned.clone(),
+                None if assignment.fresh && !state.damaged => assigned.clone(),
                 None => BTreeSet::new(),
             };
             missing.insert(assignment.tree, assigned.difference(&whole).copied().collect());
@@ -101,13 +102,14 @@ impl Held {
             self.save(&held)?;
         }
         self.filling.store(!missing.is_empty(), Ordering::Release);
-        *state = State { held: Some(held), missing };
+        *state = State { held: Some(held), damaged: false, missing };
         Ok(())
     }
 
     /// Whether the device was ever told its partitions of a tree.
     pub fn was_assigned(&self, tree: Tree) -> bool {
-        self.state.read().held.as_ref().is_some_and(|held| held.contains_key(&tree))
+        let state = self.state.read();
+        state.damaged || state.held.as_ref().is_some_and(|held| held.contains_key(&tree))
     }
 
     /// Partitions have everything that the others had: they vote from now on.

@@ -167,7 +167,7 @@ impl Store {
     /// true. Whoever writes last makes it so.
     async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
-        let state = async || self.directory(&self.map().container_replicas(key), key).await;
+        let state = async || self.undisputed(&self.map().container_replicas(key), key).await;
         let Some(mut info) = state().await? else { return Ok(()) };
         for _ in 0..SHOW_ATTEMPTS {
             self.observe_account_row(account, container).await?;
@@ -250,35 +250,66 @@ impl Store {
         Ok((merged.ok_or_else(none)?, created))
     }
 
+    /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,
+    /// rows decide: it exists if a replica that has not deleted it has some.
     async fn directory(
         &self,
         replicas: &[Replica],
         key: DirectoryKey,
     ) -> Result<Option<DirectoryInfo>, NodeError> {
-        if let [only] = replicas {
-            return only.node.read_directory(only.device, key).await;
-        }
-        let ask = |_, replica: Replica| async move { replica.node.read_directory(replica.device, key).await };
-        let answers = quorum::read(replicas, ask).await?;
-        let asked: Vec<usize> = answers.iter().map(|(index, _)| *index).collect();
-        let mut infos: Vec<DirectoryInfo> = answers.into_iter().filter_map(|(_, info)| info).collect();
-        let unknown = replicas.len() - asked.len();
-        if deletion(&infos, unknown, replicas.len()) == Deletion::Disputed {
-            for (_, replica) in replicas.iter().enumerate().filter(|(index, _)| !asked.contains(index)) {
-                // What does not answer leaves the dispute to the rows.
-                infos.extend(replica.node.read_directory(replica.device, key).await.ok().flatten());
-            }
-        }
-        if self.weakness == Weakness::MinorityDeletes {
-            return Ok(merge(infos.into_iter()));
-        }
+        let (mut infos, deletion) = self.ask_directory(replicas, key).await?;
         let rows = infos.iter().any(|info| info.directory.exists() && info.stats.rows > 0);
-        match deletion(&infos, 0, replicas.len()) {
-            Deletion::Refused => infos.retain(|info| info.directory.exists()),
-            Deletion::Disputed if rows => infos.retain(|info| info.directory.exists()),
-            Deletion::None | Deletion::Disputed => {}
+        if deletion == Deletion::Refused || deletion == Deletion::Disputed && rows {
+            infos.retain(|info| info.directory.exists());
         }
         Ok(merge(infos.into_iter()))
+    }
+
+    /// As [`Store::directory`], where a dispute is no answer: what is written down must be true.
+    async fn undisputed(
+        &self,
+        replicas: &[Replica],
+        key: DirectoryKey,
+    ) -> Result<Option<DirectoryInfo>, StoreError> {
+        let (mut infos, deletion) = self.ask_directory(replicas, key).await?;
+        match deletion {
+            Deletion::None => {}
+            Deletion::Refused => infos.retain(|info| info.directory.exists()),
+            Deletion::Disputed => {
+                return Err(StoreError::Unavailable("of those who know of a deletion too few answer".into()));
+            }
+        }
+        Ok(merge(infos.into_iter()))
+    }
+
+    async fn ask_directory(
+        &self,
+        replicas: &[Replica],
+        key: DirectoryKey,
+    ) -> Result<(Vec<DirectoryInfo>, Deletion), NodeError> {
+        if let [only] = replicas {
+            let info = only.node.read_directory(only.device, key).await?;
+            return Ok((info.into_iter().collect(), Deletion::None));
+        }
+        let ask = |_, replica: Replica| async move { replica.node.read_directory(replica.device, key).await };
+        let mut answers = quorum::read(replicas, ask).await?;
+        let verdict = |answers: &[(usize, Option<DirectoryInfo>)]| {
+            let infos: Vec<&DirectoryInfo> = answers.iter().filter_map(|(_, info)| info.as_ref()).collect();
+            deletion(&infos, replicas.len() - answers.len(), replicas.len())
+        };
+        if verdict(&answers) == Deletion::Disputed {
+            let asked: Vec<usize> = answers.iter().map(|(index, _)| *index).collect();
+            for (index, replica) in replicas.iter().enumerate().filter(|(index, _)| !asked.contains(index)) {
+                if let Ok(info) = replica.node.read_directory(replica.device, key).await {
+                    answers.push((index, info));
+                }
+            }
+        }
+        let deletion = match self.weakness {
+            Weakness::MinorityDeletes => Deletion::None,
+            _ => verdict(&answers),
+        };
+        Ok((answers.into_iter().filter_map(|(_, info)| info).collect(), deletion))
     }
 }
 
@@ -293,8 +324,8 @@ enum Deletion {
     Disputed,
 }
 
-fn deletion(infos: &[DirectoryInfo], unknown: usize, replicas: usize) -> Deletion {
-    let exists = |info: &&DirectoryInfo| info.directory.exists();
+fn deletion(infos: &[&DirectoryInfo], unknown: usize, replicas: usize) -> Deletion {
+    let exists = |info: &&&DirectoryInfo| info.directory.exists();
     let Some(created) = infos.iter().filter(exists).map(|info| info.directory.created).max() else {
         return Deletion::None;
     };
@@ -302,7 +333,7 @@ fn deletion(infos: &[DirectoryInfo], unknown: usize, replicas: usize) -> Deletio
     let majority = quorum::majority(replicas);
     if later == 0 || later >= majority {
         Deletion::None
-    } else if later + unknown >= majority || infos.len() < majority {
+    } else if later + unknown >= majority {
         Deletion::Disputed
     } else {
         Deletion::Refused
