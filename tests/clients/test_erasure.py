@@ -31,7 +31,9 @@ def erasure(tmp_path_factory):
     config = data / "kodiak.toml"
     text = config.read_text()
     text = text.replace('"rings/object-0.ring"', '"rings/object-0.ring", "rings/object-1.ring"')
-    text = text.replace("protection = []", 'protection = ["replicated", { erasure = "4+2" }]')
+    protection = 'protection = ["replicated", { erasure = "4+2" }]'
+    text = text.replace("object_rings = ", f"{protection}\nobject_rings = ", 1)
+    assert protection in text
     config.write_text(text.replace('["Policy-0"]', '["plain", "coded"]'))
     run(*up)
     endpoints = json.loads((data / "endpoints.json").read_text())
