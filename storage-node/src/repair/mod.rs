@@ -1,7 +1,7 @@
 //! Replicas come back together by themselves, and nothing rots.
 //!
 //! Each local device has a task that compares what it holds with the other replicas and copies what is
-//! lacking (`replicator`, `heal`), and one that reads everything and finds what has rotted (`audit`). All of it works through [`StorageNode`], so that it does the same in a
+//! lacking (`replicator`, `heal`), and one that reads everything and finds what has rotted (`audit`). All of it works through [`kodiak_storage_api::StorageNode`], so that it does the same in a
 //! simulation, and it yields to clients: it has a rate, and waits while a device's queue is full.
 
 pub mod audit;

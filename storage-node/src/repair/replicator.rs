@@ -3,7 +3,7 @@
 //! Partitions that it ought not to hold (it stands in for a device that was away, or they have moved) are
 //! given to their primaries, and dropped when all of these have them.
 //!
-//! **Tombstones** are reclaimed when they are older than [`RepairSettings::reclaim_age`] and all primaries
+//! **Tombstones** are reclaimed when they are older than [`super::RepairSettings::reclaim_age`] and all primaries
 //! have them. What could bring back the version before? Not a primary: each has the tombstone, or it would
 //! not be reclaimed. A device that is no primary might still hold it, from a time when it stood in or was
 //! one. In every pass such a device compares what it holds with a majority of the primaries, at least one
