@@ -90,6 +90,23 @@ class Machine:
     def status(self):
         return json.loads(self.kodiak("cluster", "status", "--data", self.data, "--json"))
 
+    def members(self):
+        return {member["name"]: member for member in self.status()["members"]}
+
+    def partitions(self, name):
+        """Of how many partitions a machine is a replica."""
+        return self.members()[name]["partitions"]
+
+    def is_filled(self):
+        """Whether every device in the rings has everything that it should."""
+        return all(
+            member["up"] and all(device["missing"] == 0 for device in member["devices"])
+            for member in self.members().values() if member["partitions"] > 0
+        )
+
+    def wait_until_filled(self):
+        wait_for("every device is filled", self.is_filled)
+
     def kill(self):
         """As a crash does."""
         self.process.kill()
@@ -198,6 +215,9 @@ class Cluster:
                 machine.up()
             else:
                 self.join(machine, number)
+        # Until then a partition may have no majority without one more machine.
+        wait_for("every machine has its part", lambda: all(machine.partitions(m.name) for m in self.machines))
+        machine.wait_until_filled()
 
     def add_machine(self, number):
         machine = Machine(number, self.folder)

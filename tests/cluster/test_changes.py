@@ -4,34 +4,14 @@ again sees an error."""
 import pytest
 from conftest import SEED
 from load import Load
-from machines import wait_for
 
 #: Operations between one change and the next.
 SOME = 100
 
 
-def filled(machine):
-    """Whether every device in the rings has everything that it should."""
-    members = machine.status()["members"]
-    return all(
-        member["up"] and all(device["missing"] == 0 for device in member["devices"])
-        for member in members if member["partitions"] > 0
-    )
-
-
-def partitions(machine, name):
-    """Of how many partitions a machine is a replica."""
-    return next(member["partitions"] for member in machine.status()["members"] if member["name"] == name)
-
-
-def wait_until_filled(machine):
-    wait_for("every device is filled", lambda: filled(machine))
-
-
 @pytest.mark.machines(3)
 def test_a_wiped_disk_is_filled_again_and_then_another_machine_may_fail(cluster):
     first, second, third = cluster.machines
-    wait_until_filled(first)
     with Load(cluster.machines, SEED) as load:
         load.go_on(SOME * 3)
         second.stop()
@@ -39,32 +19,31 @@ def test_a_wiped_disk_is_filled_again_and_then_another_machine_may_fail(cluster)
         load.go_on(SOME)
         second.up()
         load.go_on(SOME)
-        wait_until_filled(first)
+        first.wait_until_filled()
         third.kill()
         load.go_on(SOME * 2)
         third.up()
-        wait_until_filled(first)
+        first.wait_until_filled()
 
 
 @pytest.mark.machines(3)
 def test_a_machine_joins_and_another_leaves(cluster):
     first, second, third = cluster.machines
-    wait_until_filled(first)
     with Load(cluster.machines, SEED) as load:
         load.go_on(SOME * 3)
         fourth = cluster.add_machine(4)
         cluster.join(fourth, 4)
         load.go_on(SOME)
-        wait_until_filled(first)
+        first.wait_until_filled()
         first.kodiak("node", "drain", "m2", "--data", first.data)
         # Each step moves at most one replica of a partition.
         for _ in range(10):
             load.go_on(SOME // 2)
-            wait_until_filled(first)
-            if partitions(first, "m2") == 0:
+            first.wait_until_filled()
+            if first.partitions("m2") == 0:
                 break
             first.kodiak("cluster", "rebalance", "--data", first.data)
-        assert partitions(first, "m2") == 0
+        assert first.partitions("m2") == 0
         first.kodiak("node", "remove", "m2", "--data", first.data)
         load.go_on(SOME)
         second.kill()

@@ -1,12 +1,10 @@
 """Everything that happens to machines, under load: no acknowledged write is lost, and no client that
 tries again, at another machine if need be, sees an error."""
 
-import shutil
-
 import pytest
 from conftest import SEED
 from load import Load
-from machines import Relay, wait_for
+from machines import Relay
 
 #: Operations between one fault and the next.
 SOME = 150
@@ -53,5 +51,5 @@ def test_machines_restart_one_after_the_other(cluster):
             machine.stop()
             load.go_on(SOME // 3)
             machine.up()
-            wait_for(f"{machine.name} is seen", lambda m=machine: m.status())
+            machine.wait_until_filled()
         load.go_on(SOME)
