@@ -214,7 +214,7 @@ pub enum Refusal {
     #[error("the process must say hello before it proposes")]
     Stranger,
     /// The change is not possible.
-    #[error("{0}")]
+    #[error(transparent)]
     Change(#[from] ChangeError),
     /// The map is not taken over.
     #[error("{0}")]

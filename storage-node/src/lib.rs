@@ -12,6 +12,7 @@
 
 mod apply;
 mod audit;
+mod calls;
 mod compact;
 mod device;
 mod digests;
