@@ -296,7 +296,9 @@ impl Index {
 
     /// An error as an answer. Damage is noted: nothing in an index is the only copy.
     pub fn failed(&self, error: rocksdb::Error) -> NodeError {
-        if error.kind() != ErrorKind::Corruption {
+        // A table that is gone is damage like one that lies. RocksDB tells it apart only in words.
+        let lost = error.kind() == ErrorKind::IOError && error.as_ref().contains("No such file or directory");
+        if error.kind() != ErrorKind::Corruption && !lost {
             return NodeError::Unavailable(format!("index: {error}"));
         }
         if !is_damaged(&self.folder) {

@@ -66,7 +66,7 @@ async fn everything_is_there_after_a_kill() {
 
 #[tokio::test]
 async fn an_index_that_is_lost_or_damaged_is_made_anew() {
-    for damage in ["lost", "damaged"] {
+    for damage in ["lost", "damaged", "short of its tables"] {
         let folder = tempfile::tempdir().unwrap();
         let rig = Rig::open(settings(folder.path(), 3));
         fill(&rig).await;
@@ -76,12 +76,22 @@ async fn an_index_that_is_lost_or_damaged_is_made_anew() {
             let index = folder.path().join(device).join("index");
             match damage {
                 "lost" => std::fs::remove_dir_all(&index).unwrap(),
+                "short of its tables" => remove_tables(&index),
                 _ => std::fs::write(index.join("CURRENT"), b"nonsense").unwrap(),
             }
             let rig = Rig::open(settings(folder.path(), 3));
             check(&rig).await;
             rig.node.shutdown();
         }
+    }
+}
+
+fn remove_tables(index: &std::path::Path) {
+    let tables = std::fs::read_dir(index).unwrap().map(|entry| entry.unwrap().path());
+    let tables: Vec<_> = tables.filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
+    assert!(!tables.is_empty());
+    for table in tables {
+        std::fs::remove_file(table).unwrap();
     }
 }
 

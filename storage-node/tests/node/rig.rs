@@ -1,6 +1,7 @@
 //! A node on temporary folders, and short ways to ask it things.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -134,10 +135,33 @@ pub fn record(timestamp: Timestamp, size: u64) -> ObjectRecord {
 }
 
 /// Copies a folder as it is now: what a process that is killed now leaves behind. Checkpoints come first,
-/// so that none is newer than the indexes beside it.
+/// so that none is newer than the indexes beside it. A copy during which a file came or went is of no one
+/// moment (an index flushes and compacts in the background): it is made again.
 pub fn copy(from: &Path, to: &Path) {
-    copy_some(from, to, &|name| name == "checkpoint.json");
-    copy_some(from, to, &|name| name != "checkpoint.json");
+    for _ in 0..100 {
+        let before = files(from);
+        copy_some(from, to, &|name| name == "checkpoint.json");
+        copy_some(from, to, &|name| name != "checkpoint.json");
+        if files(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).expect("removed");
+    }
+    panic!("{} is never still", from.display());
+}
+
+/// Every file below a folder, with its length.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("readable") {
+        let entry = entry.expect("entry");
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => found.extend(files(&entry.path())),
+            Ok(metadata) => _ = found.insert(entry.path(), metadata.len()),
+            Err(_) => {} // gone since: the second look differs
+        }
+    }
+    found
 }
 
 fn copy_some(from: &Path, to: &Path, wanted: &dyn Fn(&std::ffi::OsStr) -> bool) {
