@@ -14,18 +14,20 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, SizeHint};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use super::wire;
 
 /// Version of the messages. It changes when a peer of the version before would misread them.
 pub const PROTOCOL: u8 = 1;
 
 const HEAD: usize = 5;
+/// Bytes of a usual message, which grows only beyond.
+const USUAL: usize = 512;
 
 /// Why bytes are not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,18 +55,23 @@ pub enum FrameError {
 /// A message on its way out.
 #[derive(Debug)]
 pub struct Frame {
-    head: Bytes,
-    payload: Vec<Bytes>,
+    /// Room for the head of a packet, and then what the frame begins with.
+    pub(super) head: Vec<u8>,
+    pub(super) payload: Vec<Bytes>,
 }
 
 impl Frame {
     /// A message and the bytes that follow it.
     pub fn new(message: &impl Serialize, payload: Vec<Bytes>) -> Result<Frame, FrameError> {
         let unreadable = |error: postcard::Error| FrameError::Unreadable(error.to_string());
-        let mut head = postcard::to_extend(message, vec![PROTOCOL, 0, 0, 0, 0]).map_err(unreadable)?;
-        let len = u32::try_from(head.len() - HEAD).map_err(|_| FrameError::Long(u32::MAX as usize))?;
-        head[1..HEAD].copy_from_slice(&len.to_be_bytes());
-        Ok(Frame { head: head.into(), payload })
+        let mut head = Vec::with_capacity(USUAL);
+        head.resize(wire::HEAD + HEAD, 0);
+        let mut head = postcard::to_extend(message, head).map_err(unreadable)?;
+        let len = head.len() - wire::HEAD - HEAD;
+        let len = u32::try_from(len).map_err(|_| FrameError::Long(u32::MAX as usize))?;
+        head[wire::HEAD] = PROTOCOL;
+        head[wire::HEAD + 1..wire::HEAD + HEAD].copy_from_slice(&len.to_be_bytes());
+        Ok(Frame { head, payload })
     }
 }
 
@@ -157,7 +164,7 @@ pub struct Chunks {
 impl From<Frame> for Chunks {
     fn from(frame: Frame) -> Chunks {
         let mut pieces = VecDeque::with_capacity(frame.payload.len() + 1);
-        pieces.push_back(frame.head);
+        pieces.push_back(Bytes::from(frame.head).slice(wire::HEAD..));
         pieces.extend(frame.payload);
         Chunks { left: pieces.iter().map(|piece| piece.len() as u64).sum(), pieces }
     }
@@ -185,48 +192,6 @@ impl Body for Chunks {
     }
 }
 
-/// Carries frames as gRPC messages.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FrameCodec;
-
-impl Codec for FrameCodec {
-    type Encode = Frame;
-    type Decode = Received;
-    type Encoder = FrameCodec;
-    type Decoder = FrameCodec;
-
-    fn encoder(&mut self) -> FrameCodec {
-        FrameCodec
-    }
-
-    fn decoder(&mut self) -> FrameCodec {
-        FrameCodec
-    }
-}
-
-impl Encoder for FrameCodec {
-    type Item = Frame;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Frame, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let len = frame.head.len() + frame.payload.iter().map(Bytes::len).sum::<usize>();
-        buffer.reserve(len);
-        buffer.put(frame.head);
-        frame.payload.into_iter().for_each(|piece| buffer.put(piece));
-        Ok(())
-    }
-}
-
-impl Decoder for FrameCodec {
-    type Item = Received;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Received>, Status> {
-        let all = buffer.copy_to_bytes(buffer.remaining());
-        Received::split(vec![all]).map(Some).map_err(|error| Status::invalid_argument(error.to_string()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +199,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn wire(frame: Frame) -> Vec<u8> {
-        let mut all = frame.head.to_vec();
+        let mut all = frame.head[wire::HEAD..].to_vec();
         frame.payload.iter().for_each(|piece| all.extend_from_slice(piece));
         all
     }

@@ -2,15 +2,13 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use http::uri::PathAndQuery;
-use http::{StatusCode, Uri, header};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{StatusCode, header};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -19,25 +17,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::body::Body;
-use tonic::{Code, Status};
 
 use super::breaker::Breaker;
+use super::messages::Messages;
 use super::{
-    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, Chunks, Frame, FrameCodec, MAX_ANSWER, MESSAGES_PATH, Party,
-    Received, Socket, collect, gathered, host_name, identify, socket, with_alpn,
+    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, Chunks, Frame, MAX_ANSWER, Party, Received, Socket, collect,
+    host_name, identify, socket, with_alpn,
 };
 
 /// Time for TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(1);
-/// A peer from which nothing comes for so long while calls wait is asked whether it is there: calls that are
-/// given up early, as hedged reads are, would not find out.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// Its time to answer that. Short of a message's deadline, and longer than a busy machine's hiccup.
-const ALIVE: Duration = Duration::from_secs(3);
-/// Bytes of one message, and of all messages of a connection, that may be under way.
-const WINDOW: u32 = 1 << 20;
-const WINDOWS: u32 = 8 << 20;
 /// Connections for blocks that are kept for the next.
 const MAX_IDLE: usize = 16;
 /// They are closed after this long without use, before the server does it.
@@ -56,7 +45,6 @@ pub(super) enum Failure {
     Overloaded,
 }
 
-type Messages = http2::SendRequest<Body>;
 type Blocks = http1::SendRequest<Chunks>;
 type Connecting = Shared<BoxFuture<'static, Result<Messages, String>>>;
 
@@ -76,7 +64,7 @@ pub(super) struct Link {
     party: Arc<Party>,
     peer: String,
     address: Mutex<String>,
-    origin: Uri,
+    host: String,
     for_messages: Arc<ClientConfig>,
     for_blocks: Arc<ClientConfig>,
     pub breaker: Breaker,
@@ -86,15 +74,8 @@ pub(super) struct Link {
 
 impl Link {
     pub fn new(party: Arc<Party>, peer: &str, address: &str, config: &ClientConfig) -> Arc<Link> {
-        let host = host_name(peer, party.cluster());
         Arc::new(Link {
-            // A name that is none fails when it is connected to.
-            origin: Uri::builder()
-                .scheme("https")
-                .authority(host)
-                .path_and_query("/")
-                .build()
-                .unwrap_or_default(),
+            host: host_name(peer, party.cluster()),
             party,
             peer: peer.to_owned(),
             address: Mutex::new(address.to_owned()),
@@ -126,14 +107,13 @@ impl Link {
         let connect = async {
             let stream = TcpStream::connect(&address).await.map_err(|error| error.to_string())?;
             let stream = socket(stream).map_err(|error| error.to_string())?;
-            let host = host_name(&self.peer, self.party.cluster());
-            let host = ServerName::try_from(host).map_err(|error| error.to_string())?;
+            let host = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
             let [protocol] = config.alpn_protocols.as_slice() else { return Err("no protocol".into()) };
             let stream = TlsConnector::from(config.clone()).connect(host, stream).await;
             let mut stream = stream.map_err(|error| explained(&error))?;
             if protocol == ALPN_MESSAGES {
-                // With TLS 1.3 a server looks at our certificate when for us the handshake is over. In HTTP/2 it
-                // then speaks first: what it says, or why it does not, shows before anything is sent.
+                // With TLS 1.3 a server looks at our certificate when for us the handshake is over. It speaks
+                // first: what it says, or why it does not, shows before anything is sent.
                 stream.fill_buf().await.map_err(|error| explained(&error))?;
             }
             let (_, session) = stream.get_ref();
@@ -156,23 +136,7 @@ impl Link {
 
     async fn open_messages(&self) -> Result<Messages, String> {
         let stream = self.connect(self.for_messages.clone()).await?;
-        let connected = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOWS)
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(ALIVE)
-            .handshake(TokioIo::new(gathered(stream)))
-            .await;
-        let (sender, connection) = connected.map_err(|error| explained(&error))?;
-        let peer = self.peer.clone();
-        // Ends when the last sender is dropped, or with the connection.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(peer, error = explained(&error), "connection for messages lost");
-            }
-        });
-        Ok(sender)
+        Ok(Messages::open(stream, &self.peer))
     }
 
     /// The connection for messages. It is made by a task of its own: callers that give up early must not
@@ -200,19 +164,15 @@ impl Link {
     }
 
     /// Sends a message and waits for its answer. Sent twice only if nothing of it was sent the first time.
-    pub async fn message(self: &Arc<Self>, frame: Frame) -> Result<Received, Failure> {
-        let mut grpc = loop {
-            let open = self.messages().await.map_err(Failure::Connect)?;
-            let grpc = tonic::client::Grpc::with_origin(Http2(open), self.origin.clone());
-            let mut grpc = grpc.max_decoding_message_size(MAX_ANSWER);
-            // Fails where the connection has been lost since; the next turn makes another.
-            if grpc.ready().await.is_ok() {
-                break grpc;
+    pub async fn message(self: &Arc<Self>, mut frame: Frame) -> Result<Received, Failure> {
+        loop {
+            let connection = self.messages().await.map_err(Failure::Connect)?;
+            // The connection has been lost since; the next turn makes another.
+            match connection.call(frame).await {
+                Ok(answer) => return answer,
+                Err(unsent) => frame = unsent,
             }
-        };
-        let path = PathAndQuery::from_static(MESSAGES_PATH);
-        let answer = grpc.unary(tonic::Request::new(frame), path, FrameCodec).await;
-        answer.map(tonic::Response::into_inner).map_err(failure)
+        }
     }
 
     async fn open_blocks(&self) -> Result<Blocks, String> {
@@ -246,8 +206,7 @@ impl Link {
     /// Sends a message with a block or for one, over a connection that nothing else uses meanwhile.
     pub async fn block(&self, frame: Frame) -> Result<Received, Failure> {
         let broken = |error: &(dyn Error + 'static)| Failure::Broken(explained(error));
-        let request =
-            http::Request::post(BULK_PATH).header(header::HOST, self.origin.host().unwrap_or_default());
+        let request = http::Request::post(BULK_PATH).header(header::HOST, &self.host);
         let mut request = request.body(Chunks::from(frame)).map_err(|error| broken(&error))?;
         let (connection, response) = loop {
             let kept = self.take_idle();
@@ -282,35 +241,8 @@ impl Link {
     }
 }
 
-/// A connection as tonic wants it.
-struct Http2(Messages);
-
-impl tower_service::Service<http::Request<Body>> for Http2 {
-    type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, hyper::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.0.send_request(request).boxed()
-    }
-}
-
-fn failure(status: Status) -> Failure {
-    match status.code() {
-        // What did not come from the peer has a cause here.
-        _ if status.source().is_some() => Failure::Broken(explained(&status)),
-        Code::ResourceExhausted => Failure::Overloaded,
-        Code::Unavailable | Code::Cancelled | Code::Unknown => Failure::Broken(explained(&status)),
-        _ => Failure::Refused(status.message().to_owned()),
-    }
-}
-
 /// An error with its causes, and what to do about those that an operator can cause.
-fn explained(error: &(dyn Error + 'static)) -> String {
+pub(super) fn explained(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -5,8 +5,8 @@
 //! mutual TLS, and the peer's server answers with a [`Reply`]. [`Party`] is what one side tells the other
 //! with each call: its cluster, its name, the epoch of its map, its clock.
 //!
-//! One port carries three things, told apart by ALPN and path: messages (`h2`, one gRPC method), blocks
-//! (`http/1.1`, since HTTP/2's flow control is slow for bulk), and what the server is extended by.
+//! One port carries three things, told apart by ALPN and path: messages (many over one connection, see
+//! [`wire`]), blocks (`http/1.1`, one at a time over a connection), and what the server is extended by, HTTP too.
 //! There is no plain TCP.
 
 mod breaker;
@@ -16,21 +16,21 @@ mod gated;
 mod health;
 mod link;
 mod message;
+mod messages;
 mod meters;
 mod node;
 mod party;
 mod tls;
+pub mod wire;
 
-pub use frame::{Chunks, Frame, FrameCodec, FrameError, PROTOCOL, Received, collect};
+pub use frame::{Chunks, Frame, FrameError, PROTOCOL, Received, collect};
 pub use gate::Gate;
 pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};
-pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, Socket, gathered, host_name, identify, socket, with_alpn};
+pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, Socket, host_name, identify, socket, with_alpn};
 
-/// The gRPC method of all messages.
-pub const MESSAGES_PATH: &str = "/kodiak.Node/Call";
 /// Where blocks are posted to.
 pub const BULK_PATH: &str = "/node";
 /// Most bytes of a call: a block, or many rows.

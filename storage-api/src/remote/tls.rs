@@ -4,18 +4,16 @@
 //! it is of the node that was meant. Renewed certificates are the configurations' matter (a resolver).
 
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncWrite, BufReader, BufWriter};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 
 /// The protocol of messages.
-pub const ALPN_MESSAGES: &[u8] = b"h2";
+pub const ALPN_MESSAGES: &[u8] = b"kodiak";
 /// The protocol of blocks.
 pub const ALPN_BULK: &[u8] = b"http/1.1";
 
 /// Bytes that are read from a socket at once: rustls asks for 4 KiB at a time.
 const READ: usize = 64 << 10;
-/// Bytes of frames that are gathered into one record and one write: HTTP/2 writes each frame by itself.
-const GATHER: usize = 16 << 10;
 
 /// What TLS reads from.
 pub type Socket = BufReader<TcpStream>;
@@ -25,11 +23,6 @@ pub fn socket(stream: TcpStream) -> std::io::Result<Socket> {
     // Without it a small message waits for an acknowledgement, 40 ms.
     stream.set_nodelay(true)?;
     Ok(BufReader::with_capacity(READ, stream))
-}
-
-/// A TLS connection that sends when it is flushed.
-pub fn gathered<S: AsyncWrite>(stream: S) -> BufWriter<S> {
-    BufWriter::with_capacity(GATHER, stream)
 }
 
 /// The host name in the certificate of a node.

@@ -3,25 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kodiak_storage_api::NodeError;
-use kodiak_storage_api::remote::{
-    BULK_PATH, Chunks, Frame, FrameCodec, MAX_CALL, MESSAGES_PATH, Received, Request, Response, collect,
-};
+use kodiak_storage_api::remote::{BULK_PATH, Chunks, Frame, MAX_CALL, Received, Request, Response, collect};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use tonic::Status;
 use tonic::body::Body;
 
 use super::connection::Caller;
 use super::{Server, perform};
 
 /// Why a request is not given to the node. No version of the protocol is needed to read it.
-enum Refusal {
+pub(super) enum Refusal {
     /// By what the caller is or says.
     Refused(String),
     /// Too much at once.
@@ -35,7 +30,6 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> http::Response<Body> {
         match (request.uri().path(), &self.extension) {
-            (MESSAGES_PATH, _) => self.message(caller, request).await,
             (BULK_PATH, _) if request.method() == Method::POST => self.block(caller, request).await,
             (_, Some(extension)) => extension.answer(caller.certificate.as_ref(), request).await,
             (_, None) => text(StatusCode::NOT_FOUND, "no such service".into()),
@@ -43,7 +37,7 @@ impl Server {
     }
 
     /// Room for a call, if the caller may make one.
-    fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
+    pub(super) fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
         caller.member(&self.party).map_err(|why| {
             metrics::counter!("kodiak_node_calls_refused_total", "reason" => "caller").increment(1);
             tracing::debug!(why, "a call is refused");
@@ -53,22 +47,6 @@ impl Server {
             metrics::counter!("kodiak_node_calls_refused_total", "reason" => "overload").increment(1);
             Refusal::Overloaded
         })
-    }
-
-    async fn message(
-        self: Arc<Self>,
-        caller: Arc<Caller>,
-        request: http::Request<Incoming>,
-    ) -> http::Response<Body> {
-        let _room = match self.admit(&caller) {
-            Ok(room) => room,
-            Err(Refusal::Refused(why)) => return Status::permission_denied(why).into_http(),
-            Err(Refusal::Overloaded) => return Status::resource_exhausted("too many calls").into_http(),
-        };
-        let longest = self.settings.receive + self.settings.longest;
-        let mut grpc = tonic::server::Grpc::new(FrameCodec).max_decoding_message_size(MAX_CALL);
-        let served = timeout(longest, grpc.unary(Messages { server: self, caller }, request)).await;
-        served.unwrap_or_else(|_| Status::deadline_exceeded("the message did not come in time").into_http())
     }
 
     async fn block(
@@ -99,7 +77,7 @@ impl Server {
     }
 
     /// Reads a call, makes it, and says what came of it; or why it cannot be made.
-    async fn call(&self, caller: &Caller, received: Received) -> Result<Frame, String> {
+    pub(super) async fn call(&self, caller: &Caller, received: Received) -> Result<Frame, String> {
         let name = caller.member(&self.party)?;
         let request: Request = received.read().map_err(|error| format!("a call of {name}: {error}"))?;
         self.party.hear(name, &request.head)?;
@@ -118,26 +96,6 @@ impl Server {
         };
         let response = Response { head: self.party.head(self.party.view().epoch()), result };
         Frame::new(&response, payload).map_err(|error| error.to_string())
-    }
-}
-
-/// The gRPC method.
-struct Messages {
-    server: Arc<Server>,
-    caller: Arc<Caller>,
-}
-
-impl tonic::server::UnaryService<Received> for Messages {
-    type Response = Frame;
-    type Future = BoxFuture<'static, Result<tonic::Response<Frame>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Received>) -> Self::Future {
-        let (server, caller) = (self.server.clone(), self.caller.clone());
-        async move {
-            let frame = server.call(&caller, request.into_inner()).await;
-            frame.map(tonic::Response::new).map_err(Status::failed_precondition)
-        }
-        .boxed()
     }
 }
 

@@ -6,30 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, gathered, identify, socket};
+use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, identify, socket};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Server;
 
-/// A caller from which nothing comes for so long is asked whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A connection for blocks that is idle is closed after this; callers do it before.
 const IDLE: Duration = Duration::from_secs(60);
-/// Bytes of one message, and of all messages of a connection, that may be under way.
-const WINDOW: u32 = 1 << 20;
-const WINDOWS: u32 = 8 << 20;
-/// Bytes of a head: nodes send few and short headers.
-const HEADERS: u32 = 16 << 10;
-/// Bytes of a frame: fewer and larger than HTTP/2's 16 KiB, since inline objects have up to 256 KiB.
-const FRAME: u32 = 64 << 10;
-
 /// Whose connection it is.
 pub(super) struct Caller {
     pub certificate: Option<CertificateDer<'static>>,
@@ -71,6 +62,7 @@ impl Server {
         stream: TcpStream,
         address: SocketAddr,
         watcher: Watcher,
+        stop: watch::Receiver<bool>,
     ) {
         let Ok(stream) = socket(stream) else { return };
         let stream = match timeout(self.settings.handshake, self.acceptor.accept(stream)).await {
@@ -90,30 +82,25 @@ impl Server {
             },
         };
         let caller = Arc::new(Caller::new(certificate.map(|der| der.clone().into_owned()), &self.party));
+        if messages {
+            if caller.certificate.is_none() {
+                return tracing::warn!(%address, "a caller without a certificate wants to call the node");
+            }
+            if let Err(error) = self.clone().messages(caller, stream, stop).await {
+                tracing::debug!(%address, %error, "connection for messages ended");
+            }
+            return;
+        }
         let server = self.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let (server, caller) = (server.clone(), caller.clone());
             async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
         });
-        let served = if messages {
-            let connection = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(self.settings.streams)
-                .max_header_list_size(HEADERS)
-                .max_frame_size(FRAME)
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(WINDOWS)
-                .keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .serve_connection(TokioIo::new(gathered(stream)), service);
-            watcher.watch(connection).await
-        } else {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(idle)
-                .serve_connection(TokioIo::new(stream), service);
-            watcher.watch(connection).await
-        };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(idle)
+            .serve_connection(TokioIo::new(stream), service);
+        let served = watcher.watch(connection).await;
         if let Err(error) = served {
             tracing::debug!(%address, %error, "connection of a node ended");
         }

@@ -1,14 +1,15 @@
 //! Serves a storage node to other machines of the cluster, over mutual TLS.
 //!
 //! In the order a call meets them: [`Server::run`] accepts, `connection` shakes hands and finds out whose
-//! certificate it is, `answer` sends each request where its path says, and `perform` calls the node. More
-//! services share the port through [`Extension`].
+//! certificate it is, `messages` reads calls, or `answer` HTTP requests, which it sends where their path says, and
+//! `perform` calls the node. More services share the port through [`Extension`].
 //!
 //! Everything has a bound: connections, calls under way, bytes and time of a call, time without a head. A call too
 //! many is refused before its bytes are read.
 
 mod answer;
 mod connection;
+mod messages;
 mod perform;
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub struct ServerSettings {
     /// Connections at once of callers without a certificate; more are closed. Default 64.
     pub strangers: usize,
     /// Messages at once of one connection. Default 1024.
-    pub streams: u32,
+    pub streams: usize,
     /// Calls that are served at once; more are refused as overload. Default 2048.
     pub calls: usize,
     /// Time for a request to come in whole. Default 15 s.
@@ -130,14 +131,18 @@ impl Server {
                 tracing::warn!(%address, limit = self.settings.connections, "too many connections of nodes");
                 continue;
             };
-            let (server, watcher) = (self.clone(), graceful.watcher());
+            let (server, watcher, stop) = (self.clone(), graceful.watcher(), stop.clone());
             tokio::spawn(async move {
-                server.connection(stream, address, watcher).await;
+                server.connection(stream, address, watcher, stop).await;
                 drop(permit);
             });
         }
         drop(listener);
-        if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        let ended = async {
+            graceful.shutdown().await;
+            let _ = room.acquire_many(self.settings.connections as u32).await;
+        };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
             tracing::warn!("calls of other nodes were still under way at the end");
         }
     }

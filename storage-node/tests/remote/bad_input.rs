@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use kodiak_storage_api::Clock;
+use kodiak_storage_api::remote::wire::{Kind, Reader};
 use kodiak_storage_api::remote::{
-    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, MESSAGES_PATH, PROTOCOL, Settings, host_name, with_alpn,
+    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, PROTOCOL, Settings, host_name, with_alpn,
 };
 use kodiak_storage_node::{Body, Extension, ServerSettings};
 use proptest::test_runner::{Config, TestRunner};
@@ -229,18 +230,17 @@ async fn garbage_at_every_layer_does_not_stop_the_server() {
     ask(&machines.remote).await.expect("the server goes on");
 }
 
-/// Posts garbage as a gRPC message.
+/// Sends garbage as a call, and is told that it is none.
 async fn message(machines: &Machines, config: &rustls::ClientConfig, garbage: Vec<u8>) {
-    let stream = connect(machines, config, ALPN_MESSAGES).await;
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let mut framed = vec![0];
-    framed.extend((garbage.len() as u32).to_be_bytes());
-    framed.extend(garbage);
-    let uri = format!("https://{}{MESSAGES_PATH}", host_name("n2", CLUSTER));
-    let request = http::Request::post(uri).header("content-type", "application/grpc");
-    let request = request.body(Full::new(bytes::Bytes::from(framed))).expect("a request");
-    let response = sender.send_request(request).await.expect("an answer");
-    assert_ne!(response.headers().get("grpc-status").map(|status| status.as_bytes()), Some(&b"0"[..]));
+    let mut stream = connect(machines, config, ALPN_MESSAGES).await;
+    let mut packet = Vec::new();
+    packet.extend((garbage.len() as u32 + 5).to_be_bytes());
+    packet.extend([Kind::Call as u8, 0, 0, 0, 7]);
+    packet.extend(garbage);
+    stream.write_all(&packet).await.expect("written");
+    let mut reader = Reader::new(stream, 4096);
+    let mut next = async || reader.next().await.expect("whole").expect("a packet");
+    assert_eq!(next().await.kind, Kind::Alive);
+    let answer = next().await;
+    assert_eq!((answer.kind, answer.call), (Kind::Refused, 7));
 }

@@ -228,6 +228,27 @@ async fn too_many_calls_are_refused_at_once_by_the_server() {
 }
 
 #[tokio::test]
+async fn calls_do_not_wait_for_each_other_and_are_answered_when_the_server_stops() {
+    let gated = Gated::start(ServerSettings::default(), Settings::default()).await;
+    let remote = gated.machines.remote.clone();
+    let slow = tokio::spawn(async move { ask(&remote).await });
+    gated.waiting(1).await;
+    // Over the same connection, past the one that waits.
+    let remote = gated.machines.remote.clone();
+    let device = remote.device("d1").expect("a name");
+    remote.next_work(device, WorkKind::Free, 0, 1).await.expect("answered");
+    let stopping = tokio::spawn(gated.machines.serving.stop());
+    // It accepts nothing any more, and still has an answer to give.
+    while remote.next_work(device, WorkKind::Free, 0, 1).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!slow.is_finished() && !stopping.is_finished());
+    gated.open.add_permits(1);
+    slow.await.expect("joined").expect("answered");
+    tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("it ends").expect("joined");
+}
+
+#[tokio::test]
 async fn a_peer_that_is_gone_is_left_alone_and_found_again_when_it_is_back() {
     let machines = Machines::start().await;
     let remote = machines.remote.clone();
