@@ -121,6 +121,13 @@ pub async fn write(mut to: impl AsyncWrite + Unpin, mut packets: mpsc::Receiver<
     let mut some = Vec::with_capacity(GATHER);
     let mut queue = Queue::default();
     while packets.recv_many(&mut some, GATHER).await > 0 {
+        // Who was woken together with the first sender has something to send too, in a moment.
+        tokio::task::yield_now().await;
+        while some.len() < GATHER
+            && let Ok(packet) = packets.try_recv()
+        {
+            some.push(packet);
+        }
         some.drain(..).for_each(|packet| queue.push(packet));
         to.write_all_buf(&mut queue).await?;
         to.flush().await?;
