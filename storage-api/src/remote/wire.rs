@@ -111,7 +111,7 @@ pub struct Arrived {
 /// What one side of a connection has to say.
 pub type Outbox = mpsc::Sender<Packet>;
 
-/// Where packets are put, and where [`write`] finds them.
+/// Where packets are put, and where [`write()`] finds them.
 pub fn outbox() -> (Outbox, mpsc::Receiver<Packet>) {
     mpsc::channel(WAITING)
 }
