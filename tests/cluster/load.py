@@ -7,6 +7,7 @@ import time
 
 import boto3
 import swiftclient
+import urllib3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -86,7 +87,8 @@ class Swift:
         return {entry["name"] for entry in self.client.get_container(bucket, prefix=prefix, full_listing=True)[1]}
 
 
-FAILURES = (ClientError, BotoCoreError, swiftclient.ClientException, OSError)
+#: A body that a machine's death cuts off is urllib3's error with swiftclient.
+FAILURES = (ClientError, BotoCoreError, swiftclient.ClientException, urllib3.exceptions.HTTPError, OSError)
 
 
 class Worker(threading.Thread):
