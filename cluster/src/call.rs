@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -190,7 +190,7 @@ impl Connection {
     }
 
     async fn call(self, request: Request) -> Result<Response, CallError> {
-        let mut client = tonic::client::Grpc::new(self)
+        let mut client = tonic::client::Grpc::with_origin(self, Uri::from_static("https://kodiak"))
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         client.ready().await.map_err(|error| explained(&error))?;
