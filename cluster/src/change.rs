@@ -20,6 +20,9 @@ const MAX_TOKENS: usize = 1000;
 const TOLD: u64 = 86_400;
 /// A rebalance moves one replica of a partition; a member with several devices may hold more.
 const ROUNDS: usize = 8;
+/// Partitions of a ring that a device may hold in the mean when their number is raised: a hundred times what
+/// evens devices out, and as many as comparing replicas has been measured with.
+const MAX_PARTITIONS_EACH: f64 = 16_384.0;
 
 /// What is to change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -79,6 +82,12 @@ pub enum Change {
     },
     /// The rings move one replica of a partition more, where that evens them out.
     Rebalance,
+    /// Rings that have fewer get 2^power partitions. Nothing moves: each is where the one is that it was cut
+    /// from.
+    IncreasePartPower {
+        /// Bits of a place that choose the partition.
+        power: u8,
+    },
 }
 
 /// A machine that wants to join.
@@ -178,6 +187,19 @@ pub enum ChangeError {
     /// Both must be different.
     #[error("a member cannot take its own place: name two")]
     Itself,
+    /// Devices would hold more partitions than helps anybody.
+    #[error(
+        "with 2^{power} partitions a device would hold {each} of the {ring} ring, at most {MAX_PARTITIONS_EACH} are \
+         possible and about 100 are enough: choose a smaller number"
+    )]
+    TooManyPartitions {
+        /// Of which ring.
+        ring: String,
+        /// The power that was asked for.
+        power: u8,
+        /// Partitions of a device in the mean.
+        each: u64,
+    },
     /// A ring does not let it.
     #[error("the {ring} ring refuses: {error}")]
     Ring {
@@ -231,6 +253,11 @@ pub fn apply(map: &ClusterMap, change: &Change, now: u64) -> Result<Option<Clust
         }
         Change::Rebalance => {
             if settle_rings(&mut next, now)? == 0 {
+                return Ok(None);
+            }
+        }
+        Change::IncreasePartPower { power } => {
+            if !increase_part_power(&mut next, *power)? {
                 return Ok(None);
             }
         }
@@ -454,6 +481,31 @@ fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<usize, ChangeError> {
         policy.ring = settled(&old.name, &old.ring, old.replicas)?;
     }
     Ok(moved)
+}
+
+/// Whether a ring changes.
+fn increase_part_power(map: &mut ClusterMap, power: u8) -> Result<bool, ChangeError> {
+    let mut changes = false;
+    let mut increased = |name: &str, file: &RingFile| {
+        let mut ring = file.builder().map_err(|error| refuses(name, &error))?;
+        if ring.part_power() >= power {
+            return Ok(file.clone());
+        }
+        let devices = ring.devices().filter(|(device, leaves)| device.weight > 0.0 && !leaves).count();
+        let each = ring.replicas() * f64::from(power).exp2() / devices.max(1) as f64;
+        if each > MAX_PARTITIONS_EACH {
+            return Err(ChangeError::TooManyPartitions { ring: name.to_owned(), power, each: each as u64 });
+        }
+        ring.increase_part_power(power).map_err(|error| refuses(name, &error))?;
+        changes = true;
+        Ok(RingFile::of(&ring))
+    };
+    map.accounts = increased("account", &map.accounts)?;
+    map.containers = increased("container", &map.containers)?;
+    for policy in &mut map.policies {
+        policy.ring = increased(&policy.name, &policy.ring)?;
+    }
+    Ok(changes)
 }
 
 fn settle_ring(

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `kodiak`; what it printed, or its complaint.
-fn kodiak(arguments: &[&str]) -> Result<String> {
+pub fn kodiak(arguments: &[&str]) -> Result<String> {
     let output = Command::new(program()?).args(arguments).stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
@@ -27,7 +27,7 @@ fn kodiak(arguments: &[&str]) -> Result<String> {
 }
 
 /// What `kodiak` complains about.
-fn complaint(arguments: &[&str]) -> Result<String> {
+pub fn complaint(arguments: &[&str]) -> Result<String> {
     match kodiak(arguments) {
         Ok(printed) => bail!("{arguments:?} was done: {printed}"),
         Err(error) => Ok(error.to_string()),
@@ -35,13 +35,13 @@ fn complaint(arguments: &[&str]) -> Result<String> {
 }
 
 /// A cluster in a folder of its own.
-struct Cluster {
+pub struct Cluster {
     folder: TempDir,
 }
 
 impl Cluster {
     /// Begins one with the machine `n1`, which is up.
-    fn begin() -> Result<(Cluster, Store)> {
+    pub fn begin() -> Result<(Cluster, Store)> {
         let cluster = Cluster { folder: TempDir::with_prefix("kodiak-cluster-")? };
         let place = cluster.place("n1", 1);
         // Few partitions: filling them is not what is tested here.
@@ -57,7 +57,7 @@ impl Cluster {
     }
 
     /// Three machines, all up.
-    fn of_three() -> Result<(Cluster, [Store; 3])> {
+    pub fn of_three() -> Result<(Cluster, [Store; 3])> {
         let (cluster, first) = Cluster::begin()?;
         let second = cluster.join("n2", 2, &cluster.token(60)?).and_then(|()| cluster.up("n2"))?;
         let third = cluster.join("n3", 3, &cluster.token(60)?).and_then(|()| cluster.up("n3"))?;
@@ -68,7 +68,7 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.data(name).display().to_string()
     }
 
@@ -109,12 +109,12 @@ impl Cluster {
         }
     }
 
-    fn status(&self, name: &str) -> Result<Value> {
+    pub fn status(&self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&kodiak(&["cluster", "status", "--json", "--data", &self.path(name)])?)?)
     }
 
     /// Waits until a machine's view of the cluster is as it should be.
-    fn wait(&self, name: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait(&self, name: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let begun = Instant::now();
         loop {
             let status = self.status(name)?;
@@ -127,7 +127,7 @@ impl Cluster {
 }
 
 /// Whether all members are up with the newest map, and hold all that they are to hold.
-fn settled(status: &Value, members: usize) -> bool {
+pub fn settled(status: &Value, members: usize) -> bool {
     let list = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     let filled = |member: &Value| {
         let devices = member["devices"].as_array().map(Vec::as_slice).unwrap_or_default();

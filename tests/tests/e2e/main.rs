@@ -5,6 +5,7 @@ mod cluster;
 mod crash;
 mod damage;
 mod full_disk;
+mod growth;
 mod index_power;
 mod linearizable;
 mod manifest;

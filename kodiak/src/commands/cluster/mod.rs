@@ -2,6 +2,7 @@
 
 mod init;
 mod join;
+mod power;
 mod rebalance;
 mod status;
 mod token;
@@ -32,6 +33,9 @@ pub enum ClusterCommand {
     /// Make this machine a member; `kodiak up` then puts its devices into use.
     #[command(after_help = join::EXAMPLES)]
     Join(join::Join),
+    /// Give the rings more partitions, when there are many more devices: nothing moves by that.
+    #[command(after_help = power::EXAMPLES)]
+    IncreasePartPower(power::IncreasePartPower),
     /// Even the devices out: moves at most one replica of each partition a time.
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Rebalance),
@@ -46,6 +50,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Init(arguments) => init::run(arguments),
         ClusterCommand::Token(arguments) => token::run(arguments),
         ClusterCommand::Join(arguments) => join::run(arguments),
+        ClusterCommand::IncreasePartPower(arguments) => power::run(arguments),
         ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
     }
