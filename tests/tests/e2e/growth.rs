@@ -60,7 +60,7 @@ async fn write(number: u64, clients: Vec<Client>, ledger: Ledger, stopped: watch
     for count in 0u64.. {
         let name = format!("{number}-{:03}", count % NAMES);
         let value = (count % 5 != 4).then_some(number << 32 | count);
-        while let Some(client) = client.next() {
+        for client in client.by_ref() {
             if *stopped.borrow() {
                 return;
             }
