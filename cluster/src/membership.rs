@@ -206,7 +206,9 @@ impl Membership {
             Change::Remove { force: true, .. }
             | Change::Replace { .. }
             | Change::AddToken { .. }
-            | Change::Admit(_) => None,
+            | Change::Admit(_)
+            | Change::AddPolicy(_)
+            | Change::SetPolicy { .. } => None,
         }
     }
 

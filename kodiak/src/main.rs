@@ -7,6 +7,7 @@ mod endpoints;
 mod member;
 mod metrics;
 mod operator;
+mod output;
 mod remote;
 mod serve;
 mod settings;

@@ -15,7 +15,7 @@ use kodiak_cluster::{
     TlsPeers,
 };
 use kodiak_proxy::store::{Nodes, Placement, Store};
-use kodiak_ring::PlacementKey;
+use kodiak_ring::{PlacementKey, PolicyIndex};
 use kodiak_storage_api::{Clock, Policy};
 use kodiak_storage_node::{Node, Server, ServerSettings};
 use tokio::net::TcpListener;
@@ -44,8 +44,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens the folder, if the store is a member of a cluster; its policies replace the settings'.
-    pub fn open(settings: &mut Settings) -> Result<Option<Machine>> {
+    /// Opens the folder, if the store is a member of a cluster.
+    pub fn open(settings: &Settings) -> Result<Option<Machine>> {
         let cluster = settings.cluster.clone();
         let (Some(folder), Some(listen)) = (&cluster.folder, cluster.listen) else { return Ok(None) };
         let home = Home::new(folder);
@@ -57,7 +57,6 @@ impl Machine {
         let devices = slots.into_iter().zip(disks).zip(weights);
         let devices =
             devices.map(|((slot, disk), weight)| MemberDevice { name: slot.device, disk, weight }).collect();
-        settings.proxy.swift.policies = map.policies.iter().map(|policy| policy.name.clone()).collect();
         let shared = Shared::of(settings)?;
         Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, listen }))
     }
@@ -307,13 +306,21 @@ impl Serving {
 
 /// The rings of a map.
 pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodiak_ring::RingError> {
+    let policy = |policy: &kodiak_cluster::Policy| {
+        Ok(Policy {
+            name: policy.name.clone(),
+            deprecated: policy.deprecated,
+            unmoved: policy.unmoved,
+            ring: policy.ring.ring()?,
+            protection: policy.protection,
+        })
+    };
     Ok(Placement {
         key,
         accounts: map.accounts.ring()?,
         containers: map.containers.ring()?,
-        objects: (map.policies.iter())
-            .map(|policy| Ok(Policy { ring: policy.ring.ring()?, protection: policy.protection }))
-            .collect::<Result<_, kodiak_ring::RingError>>()?,
+        objects: map.policies.iter().map(policy).collect::<Result<_, kodiak_ring::RingError>>()?,
+        default_policy: PolicyIndex(map.default_policy),
     })
 }
 

@@ -10,7 +10,7 @@ use kodiak_proxy::s3::S3Front;
 use kodiak_proxy::server::{self, Fronts};
 use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
-use kodiak_ring::{PlacementKey, Ring};
+use kodiak_ring::{PlacementKey, PolicyIndex, Ring};
 use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
 use kodiak_storage_node::repair::{CurrentMap, LocalDevice, Repairer, audit};
@@ -30,11 +30,11 @@ const CLOCK: u32 = 1;
 const BLOCKING_THREADS: usize = 64;
 
 /// Serves until SIGTERM or SIGINT. `healthy` is called once everything answers.
-pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
+pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
     log();
     raise_file_limit();
     let recorder = metrics::install()?;
-    let machine = Machine::open(&mut settings)?;
+    let machine = Machine::open(&settings)?;
     let clock = machine.as_ref().map_or(Ok(CLOCK), Machine::clock)?;
     let clock = Arc::new(Clock::system(clock));
     let node = Node::open(settings.storage.clone(), clock.clone()).context("cannot open the storage")?;
@@ -58,7 +58,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         ));
         let fronts = Fronts {
             swift: SwiftFront::new(store.clone(), users.clone(), settings.proxy.swift.clone()),
-            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone(), &settings.proxy.swift.policies),
+            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone()),
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
@@ -178,14 +178,15 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         key: key(settings)?,
         accounts: named(&cluster.account_ring, "account_ring")?,
         containers: named(&cluster.container_ring, "container_ring")?,
-        objects: (cluster.object_rings.iter().enumerate())
-            .map(|(index, path)| {
+        objects: (cluster.object_rings.iter().zip(&settings.proxy.swift.policies).enumerate())
+            .map(|(index, (path, name))| {
                 let protection = cluster.protection.get(index).copied().unwrap_or_default();
-                let policy = Policy { ring: ring(path)?, protection };
+                let policy = Policy { name: name.clone(), ..Policy::new(ring(path)?, protection) };
                 policy.check().with_context(|| format!("the ring {}", path.display()))?;
                 Ok(policy)
             })
             .collect::<Result<_>>()?,
+        default_policy: PolicyIndex(0),
     })
 }
 

@@ -13,6 +13,7 @@ mod key;
 pub mod memory;
 mod node;
 mod placement;
+mod policies;
 mod record;
 #[cfg(feature = "remote")]
 pub mod remote;
@@ -33,6 +34,7 @@ pub use node::{
     WorkId, WorkItem, WorkKind,
 };
 pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
+pub use policies::{Policies, PolicyLabel, check_policy_name};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use repair::{
     BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,

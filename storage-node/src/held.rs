@@ -27,8 +27,20 @@ pub struct Assignment {
     pub tree: Tree,
     /// The partitions.
     pub partitions: Vec<Partition>,
-    /// The ring had no devices before: there is nothing that a replica could lack.
-    pub fresh: bool,
+    /// What a device has of them that was never told of the tree.
+    pub begins: Begins,
+}
+
+/// What a device has of a tree's partitions when it is told of the tree for the first time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begins {
+    /// All: the ring had no devices before, so there is nothing that a replica could lack.
+    Whole,
+    /// All, unless the disk is empty: every partition still is where the ring had it first, so that nobody but
+    /// this device can have accepted anything in its place. A disk that was wiped may have forgotten that it did.
+    WholeUnlessWiped,
+    /// Nothing: others had the partitions before.
+    Lacking,
 }
 
 type Partitions = BTreeMap<Tree, BTreeSet<u32>>;
@@ -91,8 +103,14 @@ impl Held {
             let had = state.held.as_ref().and_then(|held| held.get(&assignment.tree));
             let whole = match had {
                 Some(had) => had.intersection(&assigned).copied().collect(),
-                None if assignment.fresh && !state.damaged => assigned.clone(),
-                None => BTreeSet::new(),
+                None => {
+                    let whole = match assignment.begins {
+                        Begins::Whole => !state.damaged,
+                        Begins::WholeUnlessWiped => !state.damaged && state.held.is_some(),
+                        Begins::Lacking => false,
+                    };
+                    if whole { assigned.clone() } else { BTreeSet::new() }
+                }
             };
             missing.insert(assignment.tree, assigned.difference(&whole).copied().collect());
             held.insert(assignment.tree, whole);
@@ -181,9 +199,9 @@ mod tests {
         Held::open(Arc::new(SystemDisk), folder)
     }
 
-    fn assigned(partitions: &[u32], fresh: bool) -> Vec<Assignment> {
+    fn assigned(partitions: &[u32], begins: Begins) -> Vec<Assignment> {
         let partitions = partitions.iter().map(|number| Partition(*number)).collect();
-        vec![Assignment { tree: TREE, partitions, fresh }]
+        vec![Assignment { tree: TREE, partitions, begins }]
     }
 
     fn missing(held: &Held) -> Vec<u32> {
@@ -195,22 +213,22 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
         assert!(!held.is_missing(&[TREE], Partition(1)));
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         assert!(held.vote(&[TREE], Partition(1)).is_ok());
     }
 
     #[test]
     fn what_a_ring_adds_is_missing_until_it_is_filled_across_starts() {
         let folder = tempfile::tempdir().expect("folder");
-        open(folder.path()).adopt(&assigned(&[1, 2], true)).expect("saved");
+        open(folder.path()).adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         let held = open(folder.path());
-        held.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        held.adopt(&assigned(&[1, 2, 3, 4], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&held), [3, 4]);
         assert!(held.vote(&[Tree::Accounts, TREE], Partition(3)).is_err());
         assert!(held.vote(&[Tree::Accounts], Partition(3)).is_ok());
         held.filled(TREE, &[Partition(3)]).expect("saved");
         let again = open(folder.path());
-        again.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        again.adopt(&assigned(&[1, 2, 3, 4], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&again), [4]);
     }
 
@@ -218,9 +236,9 @@ mod tests {
     fn a_partition_that_went_and_came_back_is_missing() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
-        held.adopt(&assigned(&[1], false)).expect("saved");
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
+        held.adopt(&assigned(&[1], Begins::Lacking)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         assert_eq!(missing(&held), [2]);
     }
 
@@ -228,11 +246,42 @@ mod tests {
     fn a_new_device_of_an_old_ring_and_one_whose_file_is_damaged_hold_nothing() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        held.adopt(&assigned(&[5], false)).expect("saved");
+        held.adopt(&assigned(&[5], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&held), [5]);
         std::fs::write(folder.path().join(FILE), b"{").expect("written");
         let held = open(folder.path());
-        held.adopt(&assigned(&[5], true)).expect("saved");
+        held.adopt(&assigned(&[5], Begins::Whole)).expect("saved");
         assert_eq!(missing(&held), [5]);
+    }
+
+    #[test]
+    fn a_policy_that_begins_in_a_running_cluster_is_whole_but_on_a_disk_that_was_wiped() {
+        let folder = tempfile::tempdir().expect("folder");
+        let of_policy = |begins| {
+            let begun =
+                Assignment { tree: Tree::Objects(PolicyIndex(1)), ..assigned(&[7], begins).remove(0) };
+            [assigned(&[1], Begins::Lacking), vec![begun]].concat()
+        };
+        // The disk was empty when it was told of the policy: it may have had what it does not know of.
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1, 7]);
+        // It was in use before the policy began, whether it hears of it at once or after a restart.
+        std::fs::remove_file(folder.path().join(FILE)).expect("wiped");
+        open(folder.path()).adopt(&assigned(&[1], Begins::Lacking)).expect("saved");
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1]);
+        // The partitions have moved since: others may have what it lacks.
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[1], Begins::Whole)).expect("saved");
+        held.adopt(&of_policy(Begins::Lacking)).expect("saved");
+        assert_eq!(missing(&held), [7]);
+        // What is known to be held cannot be read.
+        std::fs::write(folder.path().join(FILE), b"{").expect("written");
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1, 7]);
     }
 }

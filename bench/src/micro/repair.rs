@@ -89,7 +89,8 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy { ring, protection: Protection::Replicated }],
+            objects: vec![Policy::new(ring, Protection::Replicated)],
+            default_policy: PolicyIndex(0),
         };
         Ok(Rig { folder, nodes, clock, placement })
     }

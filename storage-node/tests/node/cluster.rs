@@ -210,7 +210,8 @@ fn map(ring: &Ring, nodes: &[Arc<Node>], protection: Protection) -> Arc<Map> {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring: ring.clone(), protection }],
+        objects: vec![Policy::new(ring.clone(), protection)],
+        default_policy: PolicyIndex(0),
     };
     Arc::new(Map::new(placement, &by_name).unwrap())
 }

@@ -49,7 +49,8 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy { ring, protection: Protection::Replicated }],
+            objects: vec![Policy::new(ring, Protection::Replicated)],
+            default_policy: PolicyIndex(0),
         };
         let nodes: Nodes = [("n".to_owned(), node.clone() as Arc<dyn StorageNode>)].into_iter().collect();
         let store = Store::new(placement, &nodes, clock).unwrap();
@@ -184,7 +185,7 @@ async fn nothing_goes_when_the_owner_cannot_be_asked() {
         let assigned = kodiak_storage_node::Assignment {
             tree: Tree::Objects(POLICY),
             partitions: vec![owner.partition],
-            fresh: false,
+            begins: kodiak_storage_node::Begins::Lacking,
         };
         rig.node.adopt(replica.device, &[assigned]).unwrap();
     }

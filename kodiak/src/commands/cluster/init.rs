@@ -64,6 +64,8 @@ pub fn run(arguments: Init) -> Result<()> {
         replicas,
         mode: Mode::Strict,
         ring: RingFile::of(&ring),
+        deprecated: false,
+        unmoved: false,
     };
     let member = Member {
         name: node.clone(),

@@ -2,6 +2,7 @@
 
 mod init;
 mod join;
+mod policy;
 mod rebalance;
 mod status;
 mod token;
@@ -32,6 +33,9 @@ pub enum ClusterCommand {
     /// Make this machine a member; `kodiak up` then puts its devices into use.
     #[command(after_help = join::EXAMPLES)]
     Join(join::Join),
+    /// The storage policies: what there are, new ones, and changes of them.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Even the devices out: moves at most one replica of each partition a time.
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Rebalance),
@@ -46,6 +50,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Init(arguments) => init::run(arguments),
         ClusterCommand::Token(arguments) => token::run(arguments),
         ClusterCommand::Join(arguments) => join::run(arguments),
+        ClusterCommand::Policy(command) => policy::run(command),
         ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
     }
