@@ -184,7 +184,9 @@ pub async fn answer(
     let response = match (caller, postcard::from_bytes::<Request>(&body.to_bytes())) {
         (Ok(caller), Ok(request)) => membership.handle(caller, request).await,
         (Err(refusal), _) => {
-            tracing::warn!(%refusal, "a cluster call is refused");
+            if membership.refuses(&refusal) {
+                tracing::warn!(%refusal, "cluster calls are refused");
+            }
             Response::Refused(refusal)
         }
         (Ok(_), Err(_)) => Response::Refused(Refusal::Failed(

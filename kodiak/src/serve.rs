@@ -11,9 +11,10 @@ use kodiak_proxy::server::{self, Fronts};
 use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
 use kodiak_ring::{PlacementKey, PolicyIndex, Ring};
+use kodiak_storage_api::jobs::Jobs;
 use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
-use kodiak_storage_node::repair::{CurrentMap, LocalDevice, Repairer, audit};
+use kodiak_storage_node::repair::{CurrentMap, Repairer, audit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -46,7 +47,8 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
     let opened = node.clone();
     let served = runtime.block_on(async move {
         let (stop, stopped) = watch::channel(false);
-        let (store, member) = open(&settings, machine, opened.clone(), clock).await?;
+        let jobs = Jobs::new(clock.clone());
+        let (store, member) = open(&settings, machine, opened.clone(), (clock, &jobs)).await?;
         let address = member.as_ref().map(|member| member.address);
         let member = match member {
             Some(member) => Some(member.serve(store.clone(), stopped.clone()).await?),
@@ -66,12 +68,13 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
-            tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
+            tokio::spawn(metrics::serve(listener, recorder, opened.clone(), jobs.clone()));
         }
         let own: Arc<dyn StorageNode> = opened.clone();
-        store.run_workers(&own, opened.device_indexes(), &stopped);
+        let rate = settings.storage.repair.queue_rate;
+        store.run_workers(&own, &opened.local_devices(), (&jobs, rate), &stopped);
         if member.is_some() {
-            repair(&settings, &opened, &store, &stopped);
+            repair(&settings, &opened, (&store, &jobs), &stopped);
         }
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
         healthy(&endpoints)?;
@@ -92,14 +95,20 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
 }
 
 /// Brings the replicas on this machine's devices together with the others, and looks for damage.
-fn repair(settings: &Settings, node: &Arc<Node>, store: &Arc<Store>, stopped: &watch::Receiver<bool>) {
+fn repair(
+    settings: &Settings,
+    node: &Arc<Node>,
+    (store, jobs): (&Arc<Store>, &Arc<Jobs>),
+    stopped: &watch::Receiver<bool>,
+) {
     let repair = settings.storage.repair.clone();
-    let devices = LocalDevice::of(node);
-    store.run_garbage_collection(&(node.clone() as Arc<dyn StorageNode>), node.device_indexes(), stopped);
-    audit::run(node, devices.clone().into_iter(), repair.audit_rate, stopped);
+    let (own, devices): (Arc<dyn StorageNode>, _) = (node.clone(), node.local_devices());
+    store.run_garbage_collection(&own, &devices, (jobs, repair.garbage_rate), stopped);
+    audit::run(node, devices.clone().into_iter(), repair.audit_rate, jobs, stopped);
     let (of, clock) = (store.clone(), store.shared_clock());
     let map: CurrentMap = Arc::new(move || of.current_map());
-    Repairer::new(repair, &settings.cluster.node, map, clock).run(devices.into_iter(), stopped);
+    let repairer = Repairer::new(repair, &settings.cluster.node, map, clock, jobs.clone());
+    repairer.run(devices.into_iter(), stopped);
 }
 
 /// Opens the store: over this machine's node alone, or over those of a cluster.
@@ -107,10 +116,10 @@ async fn open(
     settings: &Settings,
     machine: Option<Machine>,
     node: Arc<Node>,
-    clock: Arc<Clock>,
+    (clock, jobs): (Arc<Clock>, &Arc<Jobs>),
 ) -> Result<(Arc<Store>, Option<Enlisted>)> {
     if let Some(machine) = machine {
-        let member = machine.enlist(node, clock.clone(), key(settings)?).await?;
+        let member = machine.enlist((node, jobs.clone()), clock.clone(), key(settings)?).await?;
         let (placement, nodes) = member.placement().await?;
         return Ok((Store::new(placement, &nodes, clock)?, Some(member)));
     }
@@ -203,7 +212,11 @@ fn key(settings: &Settings) -> Result<PlacementKey> {
 fn log() {
     let filter =
         EnvFilter::try_from_env("KODIAK_LOG").unwrap_or_else(|_| EnvFilter::new("info,kodiak::access=off"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where standard error is closed, the complaint about that would go there too, and panic.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // Somebody who embeds this has set up their own.
     let _ = subscriber.try_init();
 }

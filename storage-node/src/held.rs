@@ -152,6 +152,14 @@ impl Held {
         Ok(())
     }
 
+    /// The partitions of each tree that it is a replica of: those that it has whole, and those that are missing.
+    pub fn assigned(&self) -> Vec<(Tree, BTreeSet<u32>, BTreeSet<u32>)> {
+        let state = self.state.read();
+        let missing = |tree: &Tree| state.missing.get(tree).cloned().unwrap_or_default();
+        let held = state.held.iter().flatten();
+        held.map(|(tree, whole)| (*tree, whole.clone(), missing(tree))).collect()
+    }
+
     /// What is missing.
     pub fn missing(&self) -> Vec<(Tree, Partition)> {
         let state = self.state.read();
@@ -192,6 +200,7 @@ pub fn no_vote() -> NodeError {
 mod tests {
     use super::*;
     use crate::disk::SystemDisk;
+    use kodiak_storage_api::PolicyIndex;
 
     const TREE: Tree = Tree::Containers;
 

@@ -1,12 +1,13 @@
 //! The node: its devices, and the work that keeps them in order.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use kodiak_storage_api::{Clock, DeviceIndex, Item, ItemKey, NodeError, Tree};
+use kodiak_storage_api::{Clock, DeviceIndex, Holding, Item, ItemKey, NodeError, Tree};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -237,6 +238,29 @@ impl Node {
         self.devices.iter().map(status).collect()
     }
 
+    /// What the devices have of the rings' partitions.
+    pub fn holdings(&self) -> Vec<Holding> {
+        let of = |device: &Arc<Device>| {
+            let (roots, name) = (device.shared.applier.index.roots(), &device.shared.name);
+            let holding = |(tree, whole, missing): (Tree, BTreeSet<u32>, BTreeSet<u32>)| {
+                let found = roots.of(tree, 0..u32::MAX).into_iter();
+                let digests: HashMap<u32, u64> =
+                    found.map(|(partition, digest)| (partition.0, (digest.number() >> 64) as u64)).collect();
+                let others = digests.keys().filter(|at| !whole.contains(at) && !missing.contains(at)).count();
+                let whole = whole.into_iter().map(|at| (at, digests.get(&at).copied().unwrap_or(0)));
+                Holding {
+                    device: name.clone(),
+                    tree,
+                    whole: whole.collect(),
+                    lacking: missing.into_iter().collect(),
+                    for_others: others as u64,
+                }
+            };
+            device.held.assigned().into_iter().map(holding).collect::<Vec<_>>()
+        };
+        self.devices.iter().flat_map(of).collect()
+    }
+
     /// Makes everything that is acknowledged part of the flushed indexes, so that a start replays nothing.
     pub fn checkpoint(&self) -> Result<(), NodeError> {
         checkpoint(&self.devices)
@@ -281,6 +305,11 @@ impl Node {
         limit: u64,
     ) -> Result<Audited, NodeError> {
         audit::step(self.at(device)?, from, limit).await
+    }
+
+    /// About how many bytes of a device are live.
+    pub fn live_bytes(&self, device: DeviceIndex) -> Result<u64, NodeError> {
+        Ok(crate::compact::live_bytes(self.at(device)?))
     }
 
     /// Name and folder of a device.

@@ -101,8 +101,8 @@ pub enum ChangeError {
     },
     /// The code's promise cannot be kept.
     #[error(
-        "{code} keeps each of its {fragments} fragments on a machine of its own, so that any {parity} machines may be \
-         lost; {machines} machines have devices with weight: let more join (`kodiak cluster token`), in zones of about \
+        "{code} keeps each fragment of a block on a machine of its own, so that blocks outlive any {parity} of the \
+         {fragments}; {machines} machines have devices with weight: let more join (`kodiak cluster token`), in zones of about \
          equal size, or choose a code of fewer fragments"
     )]
     TooFewMachines {

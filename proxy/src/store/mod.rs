@@ -28,6 +28,7 @@ use futures_util::stream::BoxStream;
 use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, Timestamp};
 
 pub use error::StoreError;
+pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
 pub use upload::{Staged, Upload};

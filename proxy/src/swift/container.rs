@@ -1,7 +1,7 @@
 //! Containers: `/v1/{account}/{container}`.
 
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery};
 
 use super::SwiftFront;
 use super::account::{check_merged, done};

@@ -2,7 +2,7 @@
 
 use futures_util::stream;
 use http::StatusCode;
-use kodiak_storage_api::{Entry, ListQuery, Row, Timestamp};
+use kodiak_storage_api::{Entry, ListQuery, Policies, PolicyIndex, Row, Timestamp};
 use quick_xml::escape::escape;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};

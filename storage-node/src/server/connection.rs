@@ -10,7 +10,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, identify, socket};
+use kodiak_storage_api::Said;
+use kodiak_storage_api::remote::{Carries, Identity, Party, identify, socket};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -38,13 +39,15 @@ impl Caller {
     }
 
     /// The caller's name, if it is a member by the newest map that this node has.
-    pub fn member(&self, party: &Party) -> Result<&str, String> {
+    pub fn member(&self, party: &Party, said: &Said<String>) -> Result<&str, String> {
         let identity = self.identity.as_ref().map_err(|why| format!("the caller is no node: {why}"))?;
         let epoch = party.view().epoch();
         let mut admitted = self.admitted.lock();
         if admitted.as_ref().is_none_or(|(at, _)| *at != epoch) {
             let asked = party.view().admit(&identity.node, &identity.certificate);
-            if let Err(why) = &asked {
+            if let Err(why) = &asked
+                && said.is_news(identity.node.clone(), why)
+            {
                 tracing::warn!(node = identity.node, why, "a node that is no member calls");
             }
             *admitted = Some((epoch, asked));
@@ -67,11 +70,18 @@ impl Server {
         let Ok(stream) = socket(stream) else { return };
         let stream = match timeout(self.settings.handshake, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::warn!(%address, %error, "a connection is refused"),
+            Ok(Err(error)) => {
+                // Whoever is refused comes again and again, each time from another port.
+                if self.said.is_news(address.ip().to_string(), &error) {
+                    tracing::warn!(%address, %error, "connections are refused");
+                }
+                return;
+            }
             Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
         };
         let (_, session) = stream.get_ref();
-        let messages = session.alpn_protocol() == Some(ALPN_MESSAGES);
+        let agreed = session.alpn_protocol().and_then(|protocol| self.party.versions().agreed(protocol));
+        let messages = matches!(agreed, Some((Carries::Messages, _)));
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let (_room, idle) = match certificate {
             Some(_) => (None, IDLE),

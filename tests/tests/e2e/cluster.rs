@@ -155,6 +155,13 @@ impl Cluster {
     }
 }
 
+/// What the dispersion report says, and with which exit code.
+fn dispersion(cluster: &Cluster) -> Result<(Option<i32>, Value)> {
+    let command = ["cluster", "dispersion", "--json", "--data", &cluster.path("n1")].map(str::to_owned);
+    let output = Command::new(program()?).args(command).stdin(Stdio::null()).output()?;
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
+}
+
 /// Whether all members are up with the newest map, and hold all that they are to hold.
 pub fn settled(status: &Value, members: usize) -> bool {
     let list = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -205,7 +212,23 @@ async fn three_machines_go_on_without_one_of_them_and_have_it_back() -> Result<(
     is_there(&Client::log_in(&third).await?, "/c/small", &small).await?;
     is_there(&one, "/c/large", &large).await?;
 
+    let (code, report) = dispersion(&cluster)?;
+    ensure!(code == Some(0) && report["missing"] == 0, "{report:#}");
+    for member in cluster.status("n3")?["members"].as_array().context("members")? {
+        let jobs = member["jobs"].as_array().context("jobs")?;
+        let healed = |job: &&Value| job["kind"] == "heal" && job["passes"].as_u64() > Some(0);
+        ensure!(
+            jobs.iter().filter(healed).count() == 2,
+            "each device compares itself with others: {member:#}"
+        );
+        let audits = jobs.iter().filter(|job| job["kind"] == "audit" && job["rate"] == 16 << 20);
+        ensure!(audits.count() == 2, "{member:#}");
+    }
+
     third.kill()?;
+    let (code, report) = dispersion(&cluster)?;
+    ensure!(code == Some(2) && report["missing"].as_u64() > Some(0), "{report:#}");
+    ensure!(report["unavailable"] == 0 && report["silent"][0]["node"] == "n3", "{report:#}");
     put(&two, "/c/without", &small).await?;
     is_there(&one, "/c/without", &small).await?;
     is_there(&two, "/c/small", &small).await?;
@@ -220,6 +243,12 @@ async fn three_machines_go_on_without_one_of_them_and_have_it_back() -> Result<(
     let weigh = ["device", "set-weight", "d1", "90", "--node", "n2", "--data", &cluster.path("n1")];
     let text = complaint(&weigh)?;
     ensure!(text.contains("n3 does not answer"), "{text}");
+
+    // Nodes have called it many times since, and said hello to it every three seconds.
+    let log = fs::read_to_string(cluster.data("n1").join("log"))?;
+    let about: Vec<&str> =
+        log.lines().filter(|line| line.contains(" WARN ") && line.contains("n3")).collect();
+    ensure!(about.len() <= 3, "the log is full of a peer that is down:\n{}", about.join("\n"));
 
     third.restart()?;
     cluster.wait("n3", |status| settled(status, 3))?;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cluster;
+mod commands;
 mod crash;
 mod damage;
 mod full_disk;

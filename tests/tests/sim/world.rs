@@ -219,6 +219,6 @@ fn placement(nodes: usize) -> Placement {
         accounts: ring.clone(),
         containers: ring.clone(),
         objects: vec![Policy::new(ring, Protection::Replicated)],
-        default_policy: PolicyIndex(0),
+        default_policy: kodiak_storage_api::PolicyIndex(0),
     }
 }

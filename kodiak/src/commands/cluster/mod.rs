@@ -1,6 +1,8 @@
 //! `kodiak cluster`: makes machines a cluster, and looks at it.
 
+mod dispersion;
 mod init;
+mod jobs;
 mod join;
 mod policy;
 mod rebalance;
@@ -39,6 +41,9 @@ pub enum ClusterCommand {
     /// Even the devices out: moves at most one replica of each partition a time.
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Rebalance),
+    /// Which replicas are where the rings want them, as the devices say.
+    #[command(after_help = dispersion::EXAMPLES)]
+    Dispersion(dispersion::DispersionReport),
     /// Who is up, with which map, devices and certificates; how well replicas are kept apart.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -52,6 +57,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Join(arguments) => join::run(arguments),
         ClusterCommand::Policy(command) => policy::run(command),
         ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
+        ClusterCommand::Dispersion(arguments) => dispersion::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
     }
 }
