@@ -5,7 +5,7 @@
 
 use kodiak_storage_api::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, NodeError,
-    PolicyIndex, Row, RowDurability,
+    PolicyIndex, Row, RowDurability, Timestamp,
 };
 
 use super::{Store, StoreError, Versioning, Weakness, quorum};
@@ -13,6 +13,8 @@ use kodiak_storage_api::Replica;
 
 /// Times a container's row is written again because the container has changed meanwhile.
 const SHOW_ATTEMPTS: usize = 4;
+/// Times a record is changed again because another change has a newer time.
+const CHANGE_ATTEMPTS: usize = 8;
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -76,9 +78,17 @@ impl Store {
         let key = self.map().container(&path);
         let change = DirectoryChange::Create { policy, headers };
         let _lock = self.locks.lock(key.hash).await;
-        let (info, created) = self.change(self.map().container_replicas(key), key, &path, change).await?;
+        let unchanged = matches!(&change, DirectoryChange::Create { headers, .. } if headers.is_empty());
+        let replicas = self.map().container_replicas(key);
+        let several = replicas.len();
+        let (info, created) = self.change(replicas, key, &path, change).await?;
         if created {
             self.show_container(account, container).await?;
+        }
+        // Of what was never there nobody has a record.
+        let new = created && info.directory.deleted == Timestamp::ZERO;
+        if !new && (created || !unchanged) {
+            self.outlast_leases(several).await;
         }
         Ok((info, created))
     }
@@ -100,7 +110,11 @@ impl Store {
         let path = format!("{account}/{container}");
         let key = self.map().container(&path);
         let change = DirectoryChange::Update { headers };
-        self.change(self.map().container_replicas(key), key, &path, change).await.map(drop)
+        let replicas = self.map().container_replicas(key);
+        let several = replicas.len();
+        self.change(replicas, key, &path, change).await?;
+        self.outlast_leases(several).await;
+        Ok(())
     }
 
     /// Deletes an empty container that has no versions either.
@@ -118,7 +132,11 @@ impl Store {
         let key = self.map().container(&path);
         let _lock = self.locks.lock(key.hash).await;
         self.delete_empty(key, &path).await?;
-        self.show_container(account, container).await
+        let (shown, ()) = tokio::join!(
+            self.show_container(account, container),
+            self.outlast_leases(self.map().container_replicas(key).len())
+        );
+        shown
     }
 
     /// Deletes a directory that has no rows. Each replica looks for itself: an acknowledged row is at a
@@ -231,6 +249,8 @@ impl Store {
         written.map(drop).map_err(|error| as_account(error.into()))
     }
 
+    /// Changes a record, at a majority, by a time that is newer than that of what it replaces: proxies' clocks
+    /// differ, and a change with an older time would be taken without having an effect.
     async fn change(
         &self,
         replicas: Vec<Replica>,
@@ -238,16 +258,28 @@ impl Store {
         name: &str,
         change: DirectoryChange,
     ) -> Result<(DirectoryInfo, bool), StoreError> {
-        let timestamp = self.clock.now();
-        let write = |_, replica: Replica| {
-            let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
-            async move { replica.node.write_directory(replica.device, write).await }
-        };
-        let answers = quorum::write(replicas, write).await?;
-        let created = answers.iter().all(|(_, created)| *created);
-        let merged = merge(answers.into_iter().map(|(info, _)| info));
-        let none = || StoreError::Unavailable("no replica answered".into());
-        Ok((merged.ok_or_else(none)?, created))
+        let mut created = false;
+        for _ in 0..CHANGE_ATTEMPTS {
+            let timestamp = self.clock.now();
+            let write = |_, replica: Replica| {
+                let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
+                async move { replica.node.write_directory(replica.device, write).await }
+            };
+            let answers = quorum::write(replicas.clone(), write).await?;
+            created |= answers.iter().all(|(_, created)| *created);
+            let merged = merge(answers.into_iter().map(|(info, _)| info));
+            let info = merged.ok_or_else(|| StoreError::Unavailable("no replica answered".into()))?;
+            let newest = info.directory.newest();
+            self.clock.observe(newest);
+            let effective = match change {
+                DirectoryChange::Delete => !info.directory.exists(),
+                _ => newest <= timestamp,
+            };
+            if effective || self.weakness == Weakness::LostChanges {
+                return Ok((info, created));
+            }
+        }
+        Err(StoreError::Unavailable("others change it all the time".into()))
     }
 
     /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,

@@ -31,7 +31,7 @@ pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};
-pub use tls::{ALPN_OTHER, Identity, Socket, host_name, identify, socket, with_alpn};
+pub use tls::{ALPN_GRPC, Identity, Socket, host_name, identify, socket, with_alpn};
 pub use versions::{Carries, PROTOCOL, Versions};
 
 /// Where blocks are posted to.

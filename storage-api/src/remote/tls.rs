@@ -7,8 +7,8 @@ use rustls_pki_types::CertificateDer;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 
-/// The protocol of what is neither messages nor blocks.
-pub const ALPN_OTHER: &[u8] = b"http/1.1";
+/// The protocol of other services on the same port.
+pub const ALPN_GRPC: &[u8] = b"h2";
 
 /// Bytes that are read from a socket at once: rustls asks for 4 KiB at a time.
 const READ: usize = 64 << 10;

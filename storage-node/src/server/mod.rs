@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper_util::server::graceful::GracefulShutdown;
-use kodiak_storage_api::remote::{ALPN_OTHER, Carries, Party};
+use kodiak_storage_api::remote::{ALPN_GRPC, Carries, Party};
 use kodiak_storage_api::{Said, StorageNode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -66,10 +66,10 @@ impl Default for ServerSettings {
     }
 }
 
-/// Another service on the same port.
+/// Another service on the same port, over HTTP/2.
 #[async_trait]
 pub trait Extension: Send + Sync + 'static {
-    /// Answers a request for a path that is none of the node's. The certificate has been checked by TLS; there is
+    /// Answers a request. The certificate has been checked by TLS; there is
     /// none if the configuration lets callers in without.
     async fn answer(
         &self,
@@ -86,7 +86,7 @@ pub struct Server {
     extension: Option<Arc<dyn Extension>>,
     settings: ServerSettings,
     calls: Arc<Semaphore>,
-    strangers: Semaphore,
+    strangers: Arc<Semaphore>,
     /// Whom it has refused, by name or address.
     said: Said<String>,
 }
@@ -105,23 +105,15 @@ impl Server {
         let versions = party.versions();
         let offered = [versions.offered(Carries::Messages), versions.offered(Carries::Blocks)];
         config.alpn_protocols = offered.concat();
-        config.alpn_protocols.push(ALPN_OTHER.to_vec());
+        config.alpn_protocols.push(ALPN_GRPC.to_vec());
         // A resumed session would not look at the certificates again.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let calls = Arc::new(Semaphore::new(settings.calls));
-        let strangers = Semaphore::new(settings.strangers);
-        Arc::new(Server {
-            node,
-            party,
-            acceptor,
-            extension,
-            settings,
-            calls,
-            strangers,
-            said: Said::default(),
-        })
+        let strangers = Arc::new(Semaphore::new(settings.strangers));
+        let said = Said::default();
+        Arc::new(Server { node, party, acceptor, extension, settings, calls, strangers, said })
     }
 
     /// Serves until it is told to stop; calls that are under way then are answered.

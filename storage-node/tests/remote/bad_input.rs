@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kodiak_storage_api::remote::wire::{Kind, Reader};
 use kodiak_storage_api::remote::{
-    BULK_PATH, Carries, PROTOCOL, Party, RemoteNode, Settings, Versions, host_name, with_alpn,
+    ALPN_GRPC, BULK_PATH, Carries, PROTOCOL, Party, RemoteNode, Settings, Versions, host_name, with_alpn,
 };
 use kodiak_storage_api::{Clock, StorageNode};
 use kodiak_storage_node::{Body, Extension, Server, ServerSettings};
@@ -112,9 +113,17 @@ async fn connect(
     config: &rustls::ClientConfig,
     carries: Carries,
 ) -> TlsStream<TcpStream> {
+    connect_by(machines, config, Versions::CURRENT.offered(carries)).await
+}
+
+async fn connect_by(
+    machines: &Machines,
+    config: &rustls::ClientConfig,
+    protocols: Vec<Vec<u8>>,
+) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(machines.serving.address).await.expect("connected");
     let host = ServerName::try_from(host_name("n2", CLUSTER)).expect("a name");
-    let config = Arc::new(with_alpn(config, Versions::CURRENT.offered(carries)));
+    let config = Arc::new(with_alpn(config, protocols));
     TlsConnector::from(config).connect(host, stream).await.expect("TLS")
 }
 
@@ -151,11 +160,12 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
     let refused = post(&machines, &credentials.anonymous(), wire(&machines.client.head(0))).await;
     assert!(refused.contains("shows no certificate"), "{refused}");
     for (config, certificate) in [(credentials.anonymous(), false), (credentials.client(), true)] {
-        let stream = connect(&machines, &config, Carries::Blocks).await;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        let stream = connect_by(&machines, &config, vec![ALPN_GRPC.to_vec()]).await;
+        let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut sender, connection) = connected.expect("HTTP");
         tokio::spawn(connection);
-        let request = http::Request::get("/cluster").body(Full::new(bytes::Bytes::new())).expect("a request");
+        let request =
+            http::Request::get("http://n2/cluster").body(Full::new(bytes::Bytes::new())).expect("a request");
         let response = sender.send_request(request).await.expect("an answer");
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(body, format!("/cluster {certificate}"));
