@@ -62,8 +62,8 @@ pub trait Report: Send + Sync {
     /// What it does in the background.
     fn jobs(&self) -> Vec<JobStatus>;
 
-    /// What its devices have.
-    fn holdings(&self) -> Vec<Holding>;
+    /// What its devices have. May take a while.
+    fn holdings(&self) -> Result<Vec<Holding>, String>;
 }
 
 /// Another member's process.
@@ -199,7 +199,14 @@ impl Membership {
                 Ok(Response::Done(self.map().epoch))
             }
             Request::Status => Ok(Response::Status(self.status())),
-            Request::Holdings => Ok(Response::Holdings(self.report.placed(), self.report.holdings())),
+            Request::Holdings => {
+                let (this, placed) = (self.clone(), self.report.placed());
+                match tokio::task::spawn_blocking(move || this.report.holdings()).await {
+                    Ok(Ok(holdings)) => Ok(Response::Holdings(placed, holdings)),
+                    Ok(Err(error)) => Err(Refusal::Failed(error)),
+                    Err(error) => Err(Refusal::Failed(error.to_string())),
+                }
+            }
             Request::Jobs => Ok(Response::Jobs(self.report.jobs())),
             Request::Hello(hello) => self.greet(caller, hello).await,
             Request::Change(change) => Ok(Response::Done(self.request(&change).await?.epoch)),

@@ -63,8 +63,8 @@ fn adopt_device(
             let mut primaries = spread.ring.primaries(*partition).take(spread.replicas);
             primaries.any(|primary| primary.node == name && primary.name == device)
         };
-        let partitions = (0..spread.ring.partitions()).map(Partition).filter(is_replica).collect();
-        Assignment { tree: spread.tree, partitions, begins: spread.begins }
+        let partitions = spread.ring.all_partitions().filter(is_replica).collect();
+        Assignment { tree: spread.tree, power: spread.ring.part_power(), partitions, begins: spread.begins }
     };
     let assignments: Vec<Assignment> = trees.iter().map(assignment).collect();
     Ok(node.adopt(index, &assignments)?)

@@ -195,8 +195,8 @@ impl Report for MachineReport {
         self.jobs.statuses()
     }
 
-    fn holdings(&self) -> Vec<Holding> {
-        self.node.holdings()
+    fn holdings(&self) -> Result<Vec<Holding>, String> {
+        self.node.holdings().map_err(|error| error.to_string())
     }
 }
 

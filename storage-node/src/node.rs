@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use kodiak_storage_api::{Clock, DeviceIndex, Holding, Item, ItemKey, NodeError, Tree};
+use kodiak_storage_api::{Clock, DeviceIndex, Holding, Item, ItemKey, NodeError, Partitions, Tree};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -238,27 +238,27 @@ impl Node {
         self.devices.iter().map(status).collect()
     }
 
-    /// What the devices have of the rings' partitions.
-    pub fn holdings(&self) -> Vec<Holding> {
-        let of = |device: &Arc<Device>| {
-            let (roots, name) = (device.shared.applier.index.roots(), &device.shared.name);
-            let holding = |(tree, whole, missing): (Tree, BTreeSet<u32>, BTreeSet<u32>)| {
-                let found = roots.of(tree, 0..u32::MAX).into_iter();
+    /// What the devices have of the rings' partitions. Blocks.
+    pub fn holdings(&self) -> Result<Vec<Holding>, NodeError> {
+        let mut all = Vec::new();
+        for device in self.devices.iter() {
+            let (index, name) = (&device.shared.applier.index, &device.shared.name);
+            for (tree, power, whole, missing) in device.held.assigned() {
+                let found = digests::roots(index, tree, &Partitions::all(power))?.into_iter();
                 let digests: HashMap<u32, u64> =
-                    found.map(|(partition, digest)| (partition.0, (digest.number() >> 64) as u64)).collect();
+                    found.map(|(at, digest)| (at.number(), (digest.number() >> 64) as u64)).collect();
                 let others = digests.keys().filter(|at| !whole.contains(at) && !missing.contains(at)).count();
                 let whole = whole.into_iter().map(|at| (at, digests.get(&at).copied().unwrap_or(0)));
-                Holding {
+                all.push(Holding {
                     device: name.clone(),
                     tree,
                     whole: whole.collect(),
                     lacking: missing.into_iter().collect(),
                     for_others: others as u64,
-                }
-            };
-            device.held.assigned().into_iter().map(holding).collect::<Vec<_>>()
-        };
-        self.devices.iter().flat_map(of).collect()
+                });
+            }
+        }
+        Ok(all)
     }
 
     /// Makes everything that is acknowledged part of the flushed indexes, so that a start replays nothing.

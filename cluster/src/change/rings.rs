@@ -67,7 +67,7 @@ pub(super) fn keep_apart(map: &ClusterMap, policy: &Policy) -> Result<(), Change
         nodes.dedup();
         nodes.len() == fragments
     };
-    if (0..ring.partitions()).map(Partition).all(apart) { Ok(()) } else { Err(too_few()) }
+    if ring.all_partitions().all(apart) { Ok(()) } else { Err(too_few()) }
 }
 
 /// Replicas of all rings on devices of which `on` says so, by node and name.

@@ -72,8 +72,8 @@ impl Report for Machine {
         Vec::new()
     }
 
-    fn holdings(&self) -> Vec<Holding> {
-        Vec::new()
+    fn holdings(&self) -> Result<Vec<Holding>, String> {
+        Ok(Vec::new())
     }
 }
 

@@ -172,7 +172,7 @@ impl Collector {
         let (map, local) = (self.store.current_map(), &self.local);
         let mut places = Vec::new();
         for tree in map.trees().into_iter().filter(|tree| matches!(tree, Tree::Blocks(_))) {
-            let held = local.node.digests(local.device, tree, 0..map.partitions(tree)?).await?;
+            let held = local.node.digests(local.device, tree, map.partitions(tree)?).await?;
             places.extend(held.into_iter().map(|(partition, _)| (tree, partition)));
         }
         places.sort_unstable();

@@ -160,7 +160,7 @@ impl Store {
         if let Some(fragments) = self.fragments(key, piece.block_len)? {
             return fragments.read(piece.range).await;
         }
-        let replicas = self.map().block_replicas(policy, key.partition)?;
+        let replicas = self.map().block_replicas(policy, key.place)?;
         let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
         let ask = |index: usize| {
             let (replica, range) = (replicas[index].clone(), piece.range.clone());

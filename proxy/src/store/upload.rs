@@ -94,12 +94,12 @@ impl Store {
         if let Some(fragments) = self.fragments(key, data.len())? {
             return fragments.write(owner, data).await;
         }
-        let replicas = self.map().block_replicas(policy, key.partition)?;
+        let replicas = self.map().block_replicas(policy, key.place)?;
         let write = |_, replica: kodiak_storage_api::Replica| {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
-        let place = (Tree::Blocks(policy), key.partition);
+        let place = (Tree::Blocks(policy), key.place);
         handoff::give(handoff::stand_ins(&self.map(), place, &replicas), |replica| write(0, replica));
         quorum::write(replicas, write).await?;
         Ok(())
@@ -116,7 +116,7 @@ impl Store {
                 let key = self.map().block(policy, extent.data, index)?;
                 let fragmented = self.map().codec(policy)?.is_some();
                 for (fragment, replica) in
-                    self.map().block_replicas(policy, key.partition)?.into_iter().enumerate()
+                    self.map().block_replicas(policy, key.place)?.into_iter().enumerate()
                 {
                     let key = if fragmented { key.of_fragment(fragment) } else { key };
                     replica.node.delete_blocks(replica.device, vec![key]).await?;

@@ -11,7 +11,7 @@
 use std::fmt;
 
 /// The newest version of this source.
-pub const PROTOCOL: u8 = 1;
+pub const PROTOCOL: u8 = 2;
 
 /// Versions of the nodes' protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +32,7 @@ pub enum Carries {
 }
 
 impl Versions {
-    /// Those of this source. There is no version before the first.
+    /// Those of this source. Version 1 is no longer spoken: its keys named partitions.
     pub const CURRENT: Versions = Versions { oldest: PROTOCOL, newest: PROTOCOL };
 
     /// Whether it is one of them.

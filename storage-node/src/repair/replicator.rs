@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::jobs::{Job, JobKind, Jobs, Pace, Tally, yielding};
-use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
+use kodiak_storage_api::{
+    BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Partitions, Replica, Tree,
+};
 
 use super::heal::{Healed, Healer, Place, scan};
 
@@ -66,7 +68,7 @@ impl PassJobs {
     fn begin(&self, map: &Map) -> Result<(), NodeError> {
         let (mut whole, mut cut) = (0, 0);
         for tree in map.trees() {
-            *(if is_cut(map, tree)? { &mut cut } else { &mut whole }) += u64::from(map.partitions(tree)?);
+            *(if is_cut(map, tree)? { &mut cut } else { &mut whole }) += map.partitions(tree)?.len() as u64;
         }
         self.heal.begin(Some(whole));
         self.fragments.begin(Some(cut));
@@ -114,11 +116,10 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool, jobs: &PassJobs)
     jobs.begin(&healer.map)?;
     let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
-        let (all, job) = (healer.map.partitions(tree)?, jobs.healing(&healer.map, tree)?);
-        for from in (0..all).step_by(PARTITIONS_AT_ONCE as usize) {
-            let range = from..all.min(from + PARTITIONS_AT_ONCE);
-            let compared = u64::from(range.end - range.start);
-            let found = compare(&healer.map, local, tree, range).await?;
+        let job = jobs.healing(&healer.map, tree)?;
+        for some in healer.map.partitions(tree)?.chunks(PARTITIONS_AT_ONCE) {
+            let compared = some.len() as u64;
+            let found = compare(&healer.map, local, tree, some).await?;
             // Those that differ are done when they are healed.
             job.advance(compared - found.differing.len() as u64);
             pass.partitions += found.partitions;
@@ -206,14 +207,9 @@ async fn foreign(healer: &Healer, local: &Replica, place: Place, (pass, job): (&
     }
 }
 
-async fn compare(
-    map: &Map,
-    local: &Replica,
-    tree: Tree,
-    range: std::ops::Range<u32>,
-) -> Result<Compared, NodeError> {
+async fn compare(map: &Map, local: &Replica, tree: Tree, some: Partitions) -> Result<Compared, NodeError> {
     let digests = async |replica: &Replica| {
-        let found = replica.node.digests(replica.device, tree, range.clone()).await?;
+        let found = replica.node.digests(replica.device, tree, some.clone()).await?;
         Ok::<HashMap<Partition, Digest>, NodeError>(found.into_iter().collect())
     };
     let mine = digests(local).await?;
@@ -221,7 +217,7 @@ async fn compare(
         Compared { differing: Vec::new(), equal: Vec::new(), foreign: Vec::new(), partitions: 0, away: 0 };
     // Each peer once, with what it answered; none if it did not.
     let mut peers: Vec<(Replica, Option<HashMap<Partition, Digest>>)> = Vec::new();
-    for partition in range.clone().map(Partition) {
+    for partition in some.clone() {
         let replicas = map.replicas(tree, partition)?;
         if !replicas.iter().any(|replica| replica.is(local)) {
             if mine.contains_key(&partition) {
@@ -268,7 +264,7 @@ pub async fn reclaim(
     let before = clock.wall_micros().saturating_sub(age.as_micros() as u64);
     let mut places = Vec::new();
     for tree in map.trees().into_iter().filter(|tree| !matches!(tree, Tree::Blocks(_))) {
-        for (partition, digest) in local.node.digests(local.device, tree, 0..map.partitions(tree)?).await? {
+        for (partition, digest) in local.node.digests(local.device, tree, map.partitions(tree)?).await? {
             let primaries = map.replicas(tree, partition)?;
             if primaries.first().is_some_and(|first| first.is(local)) {
                 places.push((Place { tree, partition }, digest, primaries));
@@ -292,9 +288,8 @@ pub async fn reclaim(
 
 /// Whether every primary answers, and has the same.
 async fn all_equal(primaries: &[Replica], place: Place, digest: Digest) -> bool {
-    let one = place.partition.0..place.partition.0 + 1;
     for replica in primaries {
-        match replica.node.digests(replica.device, place.tree, one.clone()).await {
+        match replica.node.digests(replica.device, place.tree, place.partition.into()).await {
             Ok(found) if found == [(place.partition, digest)] => {}
             _ => return false,
         }

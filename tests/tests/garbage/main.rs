@@ -87,7 +87,7 @@ impl Rig {
 
     async fn orphan(&self, data: u8, owner: &ObjectPath) -> BlockKey {
         let key = self.store.current_map().block(POLICY, DataId([data; 16]), 0).unwrap();
-        for replica in self.store.current_map().block_replicas(POLICY, key.partition).unwrap() {
+        for replica in self.store.current_map().block_replicas(POLICY, key.place).unwrap() {
             let write = BlockWrite {
                 key,
                 owner: owner.clone(),
@@ -116,7 +116,12 @@ impl Rig {
     async fn blocks(&self) -> usize {
         let (mut count, tree) = (0, Tree::Blocks(POLICY));
         for device in self.node.device_indexes() {
-            for (partition, _) in self.node.digests(device, tree, 0..u32::MAX).await.unwrap() {
+            for (partition, _) in self
+                .node
+                .digests(device, tree, self.store.current_map().partitions(tree).unwrap())
+                .await
+                .unwrap()
+            {
                 let query =
                     ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: 10_000 };
                 let page = self.node.scan(device, query).await.unwrap();
@@ -186,19 +191,22 @@ async fn nothing_goes_when_the_owner_cannot_be_asked() {
     let key = rig.orphan(101, &path("gone")).await;
     let map = rig.store.current_map();
     let owner = map.object(&path("gone"), POLICY).unwrap();
-    let records = map.object_replicas(POLICY, owner.partition).unwrap();
+    let records = map.object_replicas(POLICY, owner.place()).unwrap();
     assert_eq!(records.len(), 3);
     // Two of the three devices have been given the partition of the owner's record just now.
+    let tree = Tree::Objects(POLICY);
+    let partition = map.partition_of(tree, owner.place()).unwrap();
     for replica in &records[..2] {
         let assigned = kodiak_storage_node::Assignment {
-            tree: Tree::Objects(POLICY),
-            partitions: vec![owner.partition],
+            tree,
+            power: partition.power(),
+            partitions: vec![partition],
             begins: kodiak_storage_node::Begins::Lacking,
         };
         rig.node.adopt(replica.device, &[assigned]).unwrap();
     }
     assert_eq!(rig.collect(Duration::ZERO).await, 0);
-    for replica in map.block_replicas(POLICY, key.partition).unwrap() {
+    for replica in map.block_replicas(POLICY, key.place).unwrap() {
         assert!(replica.node.read_block(replica.device, key, 0..6).await.is_ok());
     }
     rig.node.shutdown();
@@ -211,16 +219,18 @@ async fn a_collection_goes_on_where_a_restart_interrupted_it() {
     for data in 1..=20 {
         keys.push(rig.orphan(data, &path("never")).await);
     }
-    let mut partitions: Vec<u32> = keys.iter().map(|key| key.partition.0).collect();
+    let map = rig.store.current_map();
+    let number = |key: &BlockKey| map.partition_of(Tree::Blocks(POLICY), key.place).unwrap().number();
+    let mut partitions: Vec<u32> = keys.iter().map(number).collect();
     partitions.sort_unstable();
     partitions.dedup();
     let middle = partitions[partitions.len() / 2];
     // What a process that is killed there leaves behind.
     let (folder, device) = (tempfile::tempdir().unwrap(), DeviceIndex(0));
-    let kept = format!("{{\"after\":[{{\"Blocks\":0}},{middle}],\"ended\":0}}");
+    let kept = format!("{{\"after\":[{{\"Blocks\":0}},[4,{middle}]],\"ended\":0}}");
     std::fs::write(folder.path().join("garbage.json"), kept).unwrap();
     let collector = rig.collector(device, Some(folder.path().to_owned()));
-    let behind = keys.iter().filter(|key| key.partition.0 > middle).count() as u64;
+    let behind = keys.iter().filter(|key| number(key) > middle).count() as u64;
     assert_eq!(collector.collect(Duration::ZERO).await.unwrap(), behind);
     let last = rig.jobs.job(JobKind::Garbage, "d0", 1).status().last.unwrap();
     assert_eq!(

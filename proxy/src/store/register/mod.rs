@@ -86,7 +86,7 @@ impl<'s> Register<'s> {
     ) -> Result<Register<'s>, NodeError> {
         let map: Arc<Map> = store.map.load_full();
         let key = map.object(path, policy)?;
-        let replicas = map.object_replicas(policy, key.partition)?;
+        let replicas = map.object_replicas(policy, key.place())?;
         let directory = map.container(path.container_path());
         let containers = map.container_replicas(directory);
         let mut free: Vec<usize> = (0..containers.len()).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kodiak_ring::{Partition, Ring};
+use kodiak_ring::Ring;
 use kodiak_storage_api::{Holding, Tree};
 use serde::Serialize;
 
@@ -64,17 +64,17 @@ pub fn assess(wanted: &Wanted, found: &Found<'_>) -> Assessment {
         missing: vec![0; wanted.replicas + 1],
         ..Assessment::default()
     };
-    for partition in 0..all.partitions {
+    for partition in wanted.ring.all_partitions() {
         let (mut machines, mut zones, mut digests) = (Vec::new(), Vec::new(), Vec::<&u64>::new());
-        for device in wanted.ring.primaries(Partition(partition)).take(wanted.replicas) {
+        for device in wanted.ring.primaries(partition).take(wanted.replicas) {
             machines.push(device.node.as_str());
             zones.push((device.region, device.zone));
             let held = whole.get(&(device.node.as_str(), device.name.as_str()));
-            digests.extend(held.and_then(|held| held.get(&partition)));
+            digests.extend(held.and_then(|held| held.get(&partition.number())));
         }
         all.missing[wanted.replicas - digests.len()] += 1;
         if digests.len() < wanted.needed {
-            all.unavailable.push(partition);
+            all.unavailable.push(partition.number());
         }
         all.differing += u32::from(digests.windows(2).any(|pair| pair[0] != pair[1]));
         all.same_machine += u32::from(!distinct(machines));
@@ -93,7 +93,7 @@ fn distinct<T: Ord>(mut list: Vec<T>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kodiak_ring::{NewDevice, RingBuilder};
+    use kodiak_ring::{NewDevice, Partition, RingBuilder};
 
     const DEVICES: [(&str, u32); 4] = [("n1", 1), ("n2", 2), ("n3", 3), ("n4", 3)];
 
@@ -113,8 +113,9 @@ mod tests {
     /// Everything is where the ring wants it, but for what `lacks` says of a node and a partition.
     fn holdings(ring: &Ring, lacks: impl Fn(&str, u32) -> bool) -> Vec<(String, Holding)> {
         let of = |node: &str| {
-            let is =
-                |partition: &u32| ring.primaries(Partition(*partition)).any(|device| device.node == node);
+            let is = |partition: &u32| {
+                ring.primaries(Partition::new(4, *partition)).any(|device| device.node == node)
+            };
             let mine = (0..ring.partitions()).filter(is).filter(|partition| !lacks(node, *partition));
             let whole = mine.map(|partition| (partition, 5)).collect();
             let device = "d1".into();
@@ -144,8 +145,9 @@ mod tests {
     fn what_machines_lack_is_counted_and_who_has_no_majority_is_named() {
         let ring = ring(&DEVICES);
         let one = look(&ring, &holdings(&ring, |node, _| node == "n1"));
-        let on_n1 =
-            (0..16).filter(|p| ring.primaries(Partition(*p)).any(|device| device.node == "n1")).count();
+        let on_n1 = (0..16)
+            .filter(|p| ring.primaries(Partition::new(4, *p)).any(|device| device.node == "n1"))
+            .count();
         assert_eq!(one.missing, [16 - on_n1 as u32, on_n1 as u32, 0, 0]);
         assert!(one.unavailable.is_empty());
         let all_of_seven = look(&ring, &holdings(&ring, |_, partition| partition == 7));
