@@ -175,7 +175,7 @@ pub(super) fn device_mut<'m>(
 fn forget(map: &mut ClusterMap, name: &str) -> Result<(), ChangeError> {
     let member = find_mut(map, name)?.clone();
     map.members.retain(|other| other.name != name);
-    if map.voters().next().is_none() {
+    if map.active().next().is_none() {
         return Err(ChangeError::LastMember { name: name.to_owned() });
     }
     map.removed.push(Removed { name: member.name, key: member.key, epoch: map.epoch.next() });

@@ -42,7 +42,7 @@ pub(super) fn add(map: &mut ClusterMap, new: &NewPolicy, now: u64) -> Result<(),
         deprecated: false,
         unmoved: true,
     };
-    let members: Vec<Member> = map.voters().cloned().collect();
+    let members: Vec<Member> = map.active().cloned().collect();
     let settled = settle_ring(&mut ring, &members, Wanted::of(&policy), now);
     policy.ring = match (settled, new.protection) {
         (Ok(_), _) => RingFile::of(&ring),

@@ -43,7 +43,7 @@ pub(super) fn keep_fragments(map: &ClusterMap) -> Result<(), ChangeError> {
 
 /// Machines that hold partitions.
 fn machines(map: &ClusterMap) -> usize {
-    map.voters().filter(|member| member.devices.iter().any(|device| device.weight > 0)).count()
+    map.active().filter(|member| member.devices.iter().any(|device| device.weight > 0)).count()
 }
 
 /// Refuses a code whose fragments do not each have a machine of their own: with two on one, the loss of fewer
@@ -98,7 +98,7 @@ pub(super) fn refuses(ring: &str, error: &RingError) -> ChangeError {
 
 /// Brings all rings to what the members say, and moves as little as that asks for; how many replicas were moved.
 pub(super) fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<usize, ChangeError> {
-    let members: Vec<Member> = map.voters().cloned().collect();
+    let members: Vec<Member> = map.active().cloned().collect();
     let settled = |name: &str, file: &RingFile, wanted: Wanted| {
         let mut ring = file.builder().map_err(|error| refuses(name, &error))?;
         let moved = settle_ring(&mut ring, &members, wanted, now).map_err(|error| refuses(name, &error))?;
