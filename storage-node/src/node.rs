@@ -1,6 +1,6 @@
 //! The node: its devices, and the work that keeps them in order.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
