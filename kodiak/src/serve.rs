@@ -16,7 +16,7 @@ use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
 use kodiak_storage_node::repair::{CurrentMap, Repairer, audit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -77,9 +77,11 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
             repair(&settings, &opened, (&store, &jobs), &stopped);
         }
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
+        // Whoever knows that it is healthy may stop it.
+        let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
-        let ended = until_told(member.as_ref()).await;
+        let ended = until_told(signals, member.as_ref()).await;
         tracing::info!("stopping");
         stop.send_replace(true);
         serving.await.context("the server broke")?;
@@ -132,9 +134,10 @@ async fn open(
 }
 
 /// Until a signal comes, or the cluster refuses this process.
-async fn until_told(member: Option<&Serving>) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_told(
+    (mut terminate, mut interrupt): (Signal, Signal),
+    member: Option<&Serving>,
+) -> Result<()> {
     let refused = async {
         match member {
             Some(member) => member.keep_up().await,

@@ -66,6 +66,8 @@ pub type CurrentMap = Arc<dyn Fn() -> Arc<Map> + Send + Sync>;
 
 /// How often tombstones are looked for.
 const RECLAIM_EVERY: Duration = Duration::from_secs(3600);
+/// How often it is looked whether there is a newer map.
+const LOOK_AT_MAP: Duration = Duration::from_secs(1);
 /// A pass that has left something to do is followed by another this soon.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -156,7 +158,17 @@ impl Repairer {
                 }
             }
             let rest = if again { AGAIN } else { Duration::from_secs(self.settings.interval) };
-            tokio::time::sleep(rest).await;
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.newer_map(&healer.map) => {}
+            }
+        }
+    }
+
+    /// Waits for another map: what it gives to a device should be there soon, and nothing more is moved before.
+    async fn newer_map(&self, known: &Arc<Map>) {
+        while Arc::ptr_eq(&(self.map)(), known) {
+            tokio::time::sleep(LOOK_AT_MAP).await;
         }
     }
 

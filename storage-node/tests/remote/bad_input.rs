@@ -222,7 +222,8 @@ async fn versions_that_are_the_same_or_next_to_each_other_work_together_and_othe
     let ahead = machines.call_as(&credentials, speaking(PROTOCOL + 1, PROTOCOL + 2, "n1"), "n2");
     let why = refusal(&ahead).await;
     assert!(
-        why.contains("versions 2 to 3 of the nodes' protocol") && why.contains("version by version"),
+        why.contains(&format!("versions {} to {}", PROTOCOL + 1, PROTOCOL + 2))
+            && why.contains("version by version"),
         "{why}"
     );
     // And a server that is ahead answers callers that are not, in their version, blocks included.
