@@ -8,7 +8,7 @@ use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
 use kodiak_proxy::swift::SwiftSettings;
-use kodiak_storage_api::Protection;
+use kodiak_storage_api::{Protection, check_policy_name};
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -131,9 +131,7 @@ impl Settings {
         );
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {
-            let letters = policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            // It is part of header names.
-            ensure!(letters && !policy.is_empty(), "policy {policy:?}: a name is of letters, digits and -");
+            check_policy_name(policy).map_err(anyhow::Error::msg)?;
             let name = policy.to_lowercase();
             ensure!(!seen.contains(&name), "two policies are called {policy}");
             seen.push(name);

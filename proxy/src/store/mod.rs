@@ -26,9 +26,10 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, Timestamp};
 
 pub use error::StoreError;
+pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
 pub use upload::{Staged, Upload};
@@ -183,6 +184,11 @@ impl Store {
     /// The map that is in force.
     pub fn current_map(&self) -> Arc<Map> {
         self.map.load_full()
+    }
+
+    /// The storage policies.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.map().policies().clone()
     }
 
     fn map(&self) -> arc_swap::Guard<Arc<Map>> {

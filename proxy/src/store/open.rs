@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, ObjectPath, ObjectRecord, PolicyIndex,
-    StoredVersion, Timestamp, Version, VersionId,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, NodeError, ObjectPath, ObjectRecord,
+    PolicyIndex, StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
@@ -166,9 +166,13 @@ impl Store {
             let (replica, range) = (replicas[index].clone(), piece.range.clone());
             async move {
                 let read = replica.node.read_block(replica.device, key, range).await;
-                read.inspect_err(
-                    |error| tracing::warn!(?key, %error, "a replica of a block could not be read"),
-                )
+                read.inspect_err(|error| match error {
+                    // That a node does not answer is said once, not with each block.
+                    NodeError::Unavailable(_) | NodeError::Overloaded => {
+                        tracing::debug!(?key, %error, "a replica of a block is not available");
+                    }
+                    _ => tracing::warn!(?key, %error, "a replica of a block could not be read"),
+                })
             }
         };
         let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cluster;
+mod commands;
 mod crash;
 mod damage;
 mod full_disk;
@@ -10,5 +11,6 @@ mod index_power;
 mod linearizable;
 mod manifest;
 mod orphans;
+mod policies;
 mod slow_clients;
 mod versions;

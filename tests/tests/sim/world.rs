@@ -218,6 +218,7 @@ fn placement(nodes: usize) -> Placement {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring, protection: Protection::Replicated }],
+        objects: vec![Policy::new(ring, Protection::Replicated)],
+        default_policy: kodiak_storage_api::PolicyIndex(0),
     }
 }
