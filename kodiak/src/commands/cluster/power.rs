@@ -8,6 +8,7 @@ use kodiak_cluster::Change;
 
 use crate::data;
 use crate::operator::Operator;
+use crate::output::say;
 
 pub const EXAMPLES: &str = "Example: kodiak cluster increase-part-power 12 --data /srv/kodiak
 At any time, under load. Rebalances even the devices out in smaller steps afterwards.";
@@ -30,11 +31,11 @@ pub fn run(arguments: IncreasePartPower) -> Result<()> {
     operator.change(Change::IncreasePartPower { power: arguments.part_power })?;
     let map = operator.map();
     if map.epoch == before {
-        println!("Map {before}: all rings have as many partitions already.");
+        say!("Map {before}: all rings have as many partitions already.");
         return Ok(());
     }
     for (name, file, _) in map.rings() {
-        println!("Map {}: the {name} ring has {} partitions.", map.epoch, file.builder()?.partitions());
+        say!("Map {}: the {name} ring has {} partitions.", map.epoch, file.builder()?.partitions());
     }
     Ok(())
 }
