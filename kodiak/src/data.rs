@@ -122,6 +122,7 @@ pub fn settings(
             server: Default::default(),
             swift: Default::default(),
             s3: Default::default(),
+            reaper: Default::default(),
             token_life: 86_400,
         },
         metrics: MetricsSettings { listen: Some(addresses.1) },

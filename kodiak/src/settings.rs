@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
+use kodiak_proxy::store::ReaperSettings;
 use kodiak_proxy::swift::SwiftSettings;
 use kodiak_storage_api::Protection;
 use kodiak_storage_node::NodeSettings;
@@ -75,6 +76,9 @@ pub struct ProxySettings {
     /// S3.
     #[serde(default)]
     pub s3: S3Settings,
+    /// What is done with deleted accounts.
+    #[serde(default)]
+    pub reaper: ReaperSettings,
     /// Seconds that a log-in is good for.
     #[serde(default = "token_life")]
     pub token_life: u64,

@@ -22,7 +22,7 @@ mod version;
 mod votes;
 
 pub use directory::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
+    DELETED, Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
     Stats,
 };
 pub use erasure::{Codec, ErasureCode, ErasureCodeError, MAX_FRAGMENTS};

@@ -91,6 +91,8 @@ pub enum WorkKind {
     Free,
     /// Containers whose totals their account does not have yet.
     Totals,
+    /// Accounts that were deleted with containers in them.
+    Reap,
 }
 
 /// Identity of a queued item on its device: opaque.
@@ -129,6 +131,13 @@ pub enum Work {
     Totals {
         /// The container and its totals now.
         info: DirectoryInfo,
+    },
+    /// Delete everything in this account.
+    Reap {
+        /// The account.
+        account: String,
+        /// When it was deleted.
+        since: Timestamp,
     },
 }
 

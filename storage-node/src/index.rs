@@ -15,6 +15,7 @@
 //! | `expiring` | second, object's key | objects that end |
 //! | `freed` | timestamp, object's key | extents to delete |
 //! | `changed` | partition, hash | containers whose account does not have their totals |
+//! | `doomed` | second, partition, hash | accounts that were deleted and are not empty |
 //! | `volumes` | number | dead bytes ([`VolumeUse`]) |
 //! | `digests` | tree, partition, bucket | sum of the digests in it ([`crate::digests`]) |
 //! | `quarantine` | tree, item's key | why an item is not answered ([`crate::quarantine`]) |
@@ -57,6 +58,8 @@ pub enum Family {
     Freed,
     /// Containers whose totals have changed.
     Changed,
+    /// Deleted accounts that are not empty.
+    Doomed,
     /// Use of the volumes.
     Volumes,
     /// Sums of digests.
@@ -66,7 +69,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 12] = [
+    const ALL: [Family; 13] = [
         Family::Objects,
         Family::Blocks,
         Family::Directories,
@@ -76,6 +79,7 @@ impl Family {
         Family::Expiring,
         Family::Freed,
         Family::Changed,
+        Family::Doomed,
         Family::Volumes,
         Family::Digests,
         Family::Quarantine,
@@ -92,6 +96,7 @@ impl Family {
             Family::Expiring => "expiring",
             Family::Freed => "freed",
             Family::Changed => "changed",
+            Family::Doomed => "doomed",
             Family::Volumes => "volumes",
             Family::Digests => "digests",
             Family::Quarantine => "quarantine",

@@ -8,11 +8,14 @@ use kodiak_storage_api::{
     PolicyIndex, Row, RowDurability,
 };
 
+use super::accounts::{Life, owner_of};
 use super::{Store, StoreError, Versioning, Weakness, quorum};
 use kodiak_storage_api::Replica;
 
 /// Times a container's row is written again because the container has changed meanwhile.
 const SHOW_ATTEMPTS: usize = 4;
+/// Times a directory is created again because it has been deleted meanwhile.
+const CREATE_ATTEMPTS: usize = 4;
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -21,6 +24,7 @@ impl Store {
         account: &str,
         headers: Vec<(String, String)>,
     ) -> Result<bool, StoreError> {
+        self.refuse_deleted(account).await?;
         let key = self.map().account(account);
         let change = DirectoryChange::Create { policy: PolicyIndex(0), headers };
         let (_, created) = self.change(self.map().account_replicas(key), key, account, change).await?;
@@ -31,14 +35,8 @@ impl Store {
     pub async fn account(&self, account: &str) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().account(account);
         let info = self.directory(&self.map().account_replicas(key), key).await?;
-        info.filter(|info| info.directory.exists()).ok_or(StoreError::NoAccount)
-    }
-
-    /// Whether there was such an account once, and it is deleted.
-    pub async fn account_is_deleted(&self, account: &str) -> Result<bool, StoreError> {
-        let key = self.map().account(account);
-        let info = self.directory(&self.map().account_replicas(key), key).await?;
-        Ok(info.is_some_and(|info| !info.directory.exists()))
+        let lives = |info: &DirectoryInfo| info.directory.exists() && info.directory.doomed().is_none();
+        info.filter(lives).ok_or(StoreError::NoAccount)
     }
 
     /// Sets headers of an account; an empty value removes.
@@ -51,14 +49,6 @@ impl Store {
         let change = DirectoryChange::Update { headers };
         let changed = self.change(self.map().account_replicas(key), key, account, change).await;
         changed.map(drop).map_err(as_account)
-    }
-
-    /// Deletes an account that has no containers ([`StoreError::NotEmpty`] otherwise).
-    pub async fn delete_account(&self, account: &str) -> Result<(), StoreError> {
-        self.account(account).await?;
-        let key = self.map().account(account);
-        let deleted = self.change(self.map().account_replicas(key), key, account, DirectoryChange::Delete);
-        deleted.await.map(drop).map_err(as_account)
     }
 
     /// Creates a container, and its account if there is none, or sets headers of it; whether it is new.
@@ -78,16 +68,26 @@ impl Store {
         let _lock = self.locks.lock(key.hash).await;
         let (info, created) = self.change(self.map().container_replicas(key), key, &path, change).await?;
         if created {
-            self.show_container(account, container).await?;
+            let shown = self.show_container(account, container).await;
+            let own = account.starts_with('\0');
+            let gone = shown == Err(StoreError::NoAccount)
+                || own && self.life(owner_of(account)).await? != Life::Lives;
+            if gone {
+                // The account was deleted meanwhile: whoever empties it may have looked already.
+                self.delete_empty(key, &path).await?;
+                return Err(StoreError::AccountDeleted);
+            }
+            shown?;
         }
         Ok((info, created))
     }
 
-    /// A container's record and totals.
+    /// A container's record and totals, if its account lives.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
         let info = self.directory(&self.map().container_replicas(key), key).await?;
-        info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)
+        let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
+        if self.lives(account).await { Ok(info) } else { Err(StoreError::NoContainer) }
     }
 
     /// Sets headers of a container; an empty value removes.
@@ -165,7 +165,7 @@ impl Store {
     /// Makes the account show a container as it is, or that it is gone. Others may do the same for what they
     /// have seen: each writes a row newer than the one that is there, and then looks whether it is still
     /// true. Whoever writes last makes it so.
-    async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
+    pub(super) async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
         let state = async || self.undisputed(&self.map().container_replicas(key), key).await;
         let Some(mut info) = state().await? else { return Ok(()) };
@@ -238,16 +238,25 @@ impl Store {
         name: &str,
         change: DirectoryChange,
     ) -> Result<(DirectoryInfo, bool), StoreError> {
-        let timestamp = self.clock.now();
-        let write = |_, replica: Replica| {
-            let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
-            async move { replica.node.write_directory(replica.device, write).await }
-        };
-        let answers = quorum::write(replicas, write).await?;
-        let created = answers.iter().all(|(_, created)| *created);
-        let merged = merge(answers.into_iter().map(|(info, _)| info));
-        let none = || StoreError::Unavailable("no replica answered".into());
-        Ok((merged.ok_or_else(none)?, created))
+        let creates = matches!(change, DirectoryChange::Create { .. });
+        for _ in 0..CREATE_ATTEMPTS {
+            let timestamp = self.clock.now();
+            let write = |_, replica: Replica| {
+                let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
+                async move { replica.node.write_directory(replica.device, write).await }
+            };
+            let answers = quorum::write(replicas.clone(), write).await?;
+            let created = answers.iter().all(|(_, created)| *created);
+            match merge(answers.into_iter().map(|(info, _)| info)) {
+                // The clock is behind that of an earlier deletion.
+                Some(info) if creates && !info.directory.exists() => {
+                    self.clock.observe(info.directory.deleted);
+                }
+                Some(info) => return Ok((info, created)),
+                None => return Err(StoreError::Unavailable("no replica answered".into())),
+            }
+        }
+        Err(StoreError::Unavailable("it is deleted again and again".into()))
     }
 
     /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,
@@ -266,7 +275,7 @@ impl Store {
     }
 
     /// As [`Store::directory`], where a dispute is no answer: what is written down must be true.
-    async fn undisputed(
+    pub(super) async fn undisputed(
         &self,
         replicas: &[Replica],
         key: DirectoryKey,
@@ -342,7 +351,7 @@ fn deletion(infos: &[&DirectoryInfo], unknown: usize, replicas: usize) -> Deleti
 
 /// What several replicas know together: the newest of each field, and the totals of the fullest.
 fn merge(infos: impl Iterator<Item = DirectoryInfo>) -> Option<DirectoryInfo> {
-    infos.reduce(|mut a, b| {
+    let merged = infos.reduce(|mut a, b| {
         if b.directory.created > a.directory.created {
             a.directory.policy = b.directory.policy;
         }
@@ -359,6 +368,11 @@ fn merge(infos: impl Iterator<Item = DirectoryInfo>) -> Option<DirectoryInfo> {
             a.stats = b.stats;
         }
         a
+    });
+    merged.map(|mut info| {
+        // Those that a replica has which does not know of a deletion yet.
+        info.directory.drop_old_headers();
+        info
     })
 }
 

@@ -3,6 +3,7 @@
 //! A write is an [`Upload`] (bytes in, nothing visible) and then [`Store::commit`]. A read is
 //! [`Store::open`] and then [`OpenObject::read`]. Accounts and containers are directories.
 
+mod accounts;
 mod buffers;
 mod commit;
 mod directories;
@@ -16,6 +17,7 @@ mod locks;
 mod md5;
 mod open;
 mod quorum;
+mod reaper;
 mod register;
 mod upload;
 mod versions;
@@ -27,15 +29,18 @@ use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
 use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
 
+pub use accounts::{PARTS, UPLOADS};
 pub use error::StoreError;
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
+pub use reaper::ReaperSettings;
 pub use upload::{Staged, Upload};
 pub use versions::{
     DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
     VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
 };
 
+use accounts::Living;
 use buffers::Buffers;
 use locks::KeyLocks;
 use md5::Hashers;
@@ -101,6 +106,9 @@ pub struct Store {
     /// Their threads begin with the first upload that needs them.
     hashers: OnceLock<Hashers>,
     readers: Arc<Readers>,
+    living: Living,
+    reaper: ArcSwap<ReaperSettings>,
+    reaper_pace: reaper::Pace,
     weakness: Weakness,
 }
 
@@ -120,6 +128,8 @@ pub enum Weakness {
     NoPrepare,
     /// A container counts as deleted where any replica has deleted it.
     MinorityDeletes,
+    /// A reaper does not look whether the account has come to life again.
+    BlindReaper,
 }
 
 /// A store to share.
@@ -162,6 +172,9 @@ impl Store {
             buffers: Buffers::new(),
             hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),
+            living: Living::default(),
+            reaper: ArcSwap::default(),
+            reaper_pace: reaper::Pace::default(),
             weakness,
         }))
     }

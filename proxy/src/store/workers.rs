@@ -1,4 +1,5 @@
-//! What the store does by itself: totals to accounts, expiry, deletion of replaced blocks.
+//! What the store does by itself: totals to accounts, expiry, deletion of replaced blocks and of what was in
+//! deleted accounts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use super::{Precondition, Store, StoreError};
 const TOTALS_EVERY: Duration = Duration::from_millis(100);
 /// How soon an expired object is deleted (it is not answered from the second on at which it ends).
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often deleted accounts are looked for.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 /// How often replaced blocks are deleted.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 /// Replaced blocks are left for so long: a reader that has just found its record announces itself
@@ -31,7 +34,7 @@ impl Store {
         stop: &watch::Receiver<bool>,
     ) {
         for device in devices {
-            for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free] {
+            for kind in [WorkKind::Totals, WorkKind::Expire, WorkKind::Free, WorkKind::Reap] {
                 let replica = Replica { node: node.clone(), device };
                 tokio::spawn(self.clone().work(kind, replica, stop.clone()));
             }
@@ -43,6 +46,7 @@ impl Store {
             WorkKind::Totals => TOTALS_EVERY,
             WorkKind::Expire => EXPIRE_EVERY,
             WorkKind::Free => FREE_EVERY,
+            WorkKind::Reap => REAP_EVERY,
         };
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -68,7 +72,7 @@ impl Store {
         }
         let mut done = Vec::with_capacity(items.len());
         for WorkItem { id, work } in items {
-            match self.perform(work).await {
+            match self.perform(work, replica.device).await {
                 Ok(true) => done.push(id),
                 Ok(false) => {}
                 Err(error) => tracing::warn!(?kind, %error, "an item of background work failed"),
@@ -80,9 +84,16 @@ impl Store {
     }
 
     /// Whether the item is done.
-    async fn perform(self: &Arc<Self>, work: Work) -> Result<bool, StoreError> {
+    async fn perform(self: &Arc<Self>, work: Work, device: DeviceIndex) -> Result<bool, StoreError> {
         match work {
-            Work::Totals { info } => self.report_totals(&info).await.map(|()| true),
+            Work::Totals { info } => {
+                self.report_totals(&info).await?;
+                self.reap_stray(&info).await.map(|()| true)
+            }
+            Work::Reap { account, since } if self.reaps(&account, device, since) => {
+                self.reap_account(&account).await.map(|()| true)
+            }
+            Work::Reap { .. } => Ok(false),
             Work::Expire { path, timestamp } => {
                 let policy = match self.container(path.account(), path.container()).await {
                     Ok(info) => info.directory.policy,

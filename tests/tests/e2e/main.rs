@@ -9,5 +9,6 @@ mod index_power;
 mod linearizable;
 mod manifest;
 mod orphans;
+mod reaper;
 mod slow_clients;
 mod versions;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use kodiak_proxy::store::{Nodes, Placement, SharedStore, Store, Weakness};
+use kodiak_proxy::store::{Nodes, Placement, ReaperSettings, SharedStore, Store, Weakness};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::memory::{Faults, MemoryNode};
 use kodiak_storage_api::{Clock, Policy, Protection};
@@ -98,7 +98,9 @@ impl World {
         let link = |node| Arc::new(Link { world: self.clone(), proxy: number, node });
         let nodes: Nodes = (0..self.nodes.len()).map(|n| (format!("n{n}"), link(n) as Arc<_>)).collect();
         let store = Store::weakened(placement(self.nodes.len()), &nodes, clock, self.mutation.store);
-        (number, store.expect("a store"))
+        let store = store.expect("a store");
+        store.set_reaper(ReaperSettings { recent: 0, ..ReaperSettings::default() });
+        (number, store)
     }
 
     /// Any proxy.

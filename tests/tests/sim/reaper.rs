@@ -1,0 +1,174 @@
+//! An account that is deleted while it is written to, reaped by several who die or stand still, and made
+//! again with the same names.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kodiak_proxy::store::{NewObject, Precondition, SharedStore, StoreError, UPLOADS};
+use kodiak_storage_api::{Entry, ListQuery, ObjectPath, PolicyIndex};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::time::{sleep, timeout};
+
+use crate::world::World;
+
+const POLICY: PolicyIndex = PolicyIndex(0);
+const PATIENCE: Duration = Duration::from_secs(6);
+const CONTAINERS: [(&str, &str); 4] =
+    [("a", "c0"), ("a", "c1"), ("other", "c0"), ("\0uploads\0a", "c0")];
+
+struct Story {
+    world: Arc<World>,
+    over: AtomicBool,
+    /// Everything whose write was acknowledged before the account was deleted, or concurrently.
+    before: Mutex<BTreeSet<ObjectPath>>,
+    /// What was acknowledged in the account's second life.
+    after: Mutex<BTreeSet<ObjectPath>>,
+}
+
+async fn put(store: &SharedStore, path: &ObjectPath) -> Result<(), StoreError> {
+    let mut upload = store.upload(path.clone(), POLICY, false);
+    upload.write(Bytes::from_static(b"x")).await?;
+    store.commit(upload.finish().await?, NewObject::default(), Precondition::None).await.map(drop)
+}
+
+impl Story {
+    async fn pause(&self, longest: u64) {
+        let pause = self.world.random(|random| random.random_range(0..longest));
+        sleep(Duration::from_millis(pause)).await;
+    }
+
+    /// Writes objects, and containers that may be gone, until everything is over.
+    async fn write(self: Arc<Story>) {
+        for number in 0.. {
+            self.pause(200).await;
+            if self.over.load(Relaxed) {
+                return;
+            }
+            let (account, container) = self.world.random(|random| CONTAINERS[random.random_range(0..4)]);
+            let store = self.world.proxy();
+            if number % 4 == 0 {
+                let made = store.create_container(account, container, POLICY, Vec::new());
+                let _ = timeout(PATIENCE, made).await;
+            }
+            let path = ObjectPath::new(account, container, &format!("old{number}"));
+            if store.container(account, container).await.is_ok()
+                && let Ok(Ok(())) = timeout(PATIENCE, put(&store, &path)).await
+            {
+                self.before.lock().insert(path);
+            }
+        }
+    }
+
+    /// Empties the account, now and then dying on the way, or standing still.
+    async fn reap(self: Arc<Story>) {
+        while !self.over.load(Relaxed) {
+            self.pause(300).await;
+            let store = self.world.proxy();
+            let life = self.world.random(|random| random.random_range(1..3000));
+            let mut reaping = pin!(store.reap_account("a"));
+            if timeout(Duration::from_millis(life), &mut reaping).await.is_err()
+                && self.world.random(|random| random.random_range(0..2) == 0)
+            {
+                self.pause(20_000).await;
+                let _ = timeout(PATIENCE, reaping).await;
+            }
+        }
+    }
+
+    /// Deletes the account and makes it again as soon as it may be.
+    async fn live_twice(self: Arc<Story>) {
+        self.pause(2000).await;
+        loop {
+            let deleted = timeout(PATIENCE, self.world.proxy().delete_account("a")).await;
+            if matches!(deleted, Ok(Ok(()) | Err(StoreError::NoAccount))) {
+                break;
+            }
+        }
+        loop {
+            self.pause(300).await;
+            let created = timeout(PATIENCE, self.world.proxy().create_account("a", Vec::new())).await;
+            if matches!(created, Ok(Ok(_))) {
+                break;
+            }
+        }
+        for number in 0..12 {
+            let store = self.world.proxy();
+            let container = ["c0", "c1"][number % 2];
+            let made = timeout(PATIENCE, store.create_container("a", container, POLICY, Vec::new())).await;
+            let path = ObjectPath::new("a", container, &format!("new{number}"));
+            if matches!(made, Ok(Ok(_))) && matches!(timeout(PATIENCE, put(&store, &path)).await, Ok(Ok(()))) {
+                self.after.lock().insert(path);
+            }
+            self.pause(2000).await;
+        }
+        self.over.store(true, Relaxed);
+    }
+}
+
+async fn names(store: &SharedStore, account: &str) -> Result<Vec<String>, String> {
+    let query = ListQuery { limit: 1000, ..ListQuery::default() };
+    let page = store.list_all_containers(account, query).await.map_err(|error| error.to_string())?;
+    Ok(page.entries.iter().map(|entry| entry.name().to_owned()).collect())
+}
+
+/// Runs until everything works again, and then deletes the account once more.
+pub async fn run(world: Arc<World>) -> Result<(), String> {
+    for (account, container) in CONTAINERS {
+        let made = world.proxy().create_container(account, container, POLICY, Vec::new()).await;
+        made.map_err(|error| error.to_string())?;
+    }
+    sleep(Duration::from_secs(2)).await;
+    let story = Arc::new(Story {
+        world: world.clone(),
+        over: AtomicBool::new(false),
+        before: Mutex::default(),
+        after: Mutex::default(),
+    });
+    let storm = tokio::spawn(world.clone().storm());
+    let mut tasks = vec![tokio::spawn(story.clone().live_twice()), tokio::spawn(story.clone().write())];
+    tasks.extend((0..3).map(|_| tokio::spawn(story.clone().reap())));
+    for task in tasks {
+        task.await.map_err(|broken| broken.to_string())?;
+    }
+    world.heal().await;
+    storm.await.map_err(|broken| broken.to_string())?;
+    sleep(Duration::from_secs(10)).await;
+    let store = world.proxy();
+    let kept = story.before.lock().clone().into_iter().filter(|path| path.account() == "other");
+    for path in kept.chain(story.after.lock().clone()) {
+        store.head(&path, POLICY).await.map_err(|error| format!("{path} is lost: {error}"))?;
+        let shown = names(&store, path.account()).await?;
+        if !shown.contains(&path.container().to_owned()) {
+            return Err(format!("the account of {path} shows {shown:?}"));
+        }
+    }
+    store.delete_account("a").await.map_err(|error| format!("the second deletion: {error}"))?;
+    store.reap_account("a").await.map_err(|error| format!("reaping in calm: {error}"))?;
+    sleep(Duration::from_secs(10)).await;
+    gone(&store, &story).await
+}
+
+async fn gone(store: &SharedStore, story: &Story) -> Result<(), String> {
+    for account in ["a", &format!("{UPLOADS}a")] {
+        let shown = names(store, account).await?;
+        if store.account(account).await != Err(StoreError::NoAccount) || !shown.is_empty() {
+            return Err(format!("{account:?} is left, with {shown:?}"));
+        }
+    }
+    let all = story.before.lock().clone().into_iter().chain(story.after.lock().clone());
+    for path in all.filter(|path| path.account() != "other") {
+        let read = store.head(&path, POLICY).await;
+        let query = ListQuery { limit: 1000, ..ListQuery::default() };
+        let rows = store.list_objects(path.account(), path.container(), query).await;
+        let rows = rows.map_err(|error| error.to_string())?.entries;
+        if read != Err(StoreError::NoObject) || !rows.iter().all(|entry| matches!(entry, Entry::Prefix(_))) {
+            return Err(format!("{path} is left: {read:?}, {} rows", rows.len()));
+        }
+    }
+    Ok(())
+}
