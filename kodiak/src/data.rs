@@ -122,6 +122,8 @@ pub fn settings(
             server: Default::default(),
             swift: Default::default(),
             s3: Default::default(),
+            read_affinity: Default::default(),
+            write_affinity: Default::default(),
             reaper: Default::default(),
             token_life: 86_400,
         },

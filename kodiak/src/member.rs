@@ -14,7 +14,7 @@ use kodiak_cluster::{
     Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal,
     TlsPeers,
 };
-use kodiak_proxy::store::{Nodes, Placement, Store};
+use kodiak_proxy::store::{Nodes, Placement, ReadAffinity, Store};
 use kodiak_ring::PlacementKey;
 use kodiak_storage_api::{Clock, Policy};
 use kodiak_storage_node::{Node, Server, ServerSettings};
@@ -40,6 +40,7 @@ pub struct Machine {
     devices: Vec<MemberDevice>,
     cluster: ClusterSettings,
     settings: String,
+    affinity: ReadAffinity,
     listen: SocketAddr,
 }
 
@@ -59,7 +60,8 @@ impl Machine {
             devices.map(|((slot, disk), weight)| MemberDevice { name: slot.device, disk, weight }).collect();
         settings.proxy.swift.policies = map.policies.iter().map(|policy| policy.name.clone()).collect();
         let shared = Shared::of(settings)?;
-        Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, listen }))
+        let affinity = settings.proxy.read_affinity.clone();
+        Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, affinity, listen }))
     }
 
     /// The number of this machine's clock.
@@ -74,7 +76,7 @@ impl Machine {
 
     /// Takes up the membership, once the storage is open. Nothing is served or called yet.
     pub async fn enlist(self, node: Arc<Node>, clock: Arc<Clock>, key: PlacementKey) -> Result<Enlisted> {
-        let Machine { home, opened, devices, cluster, settings, listen } = self;
+        let Machine { home, opened, devices, cluster, settings, affinity, listen } = self;
         let Opened { authority, credentials, key: own, stored } = opened;
         let map = stored.register().map().clone();
         let known = map.member(&cluster.node).map(|member| member.address);
@@ -90,7 +92,7 @@ impl Machine {
             report: Box::new(move || (expires(&shown), rooms(&reported))),
         });
         let (party, view) = remote::party(&membership, clock);
-        let remotes = Remotes::new(party.clone(), node.clone(), client);
+        let remotes = Remotes::new(party.clone(), node.clone(), client, affinity);
         let server = (credentials.server()?, ServerSettings::default());
         let server = Server::new(node.clone(), party, &server.0, Some(view), server.1);
         let present = Change::Present { name: cluster.node, address, devices };

@@ -69,6 +69,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
             tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
         }
         let own: Arc<dyn StorageNode> = opened.clone();
+        store.set_write_affinity(settings.proxy.write_affinity.clone());
         store.set_reaper(settings.proxy.reaper.clone());
         store.run_workers(&own, opened.device_indexes(), &stopped);
         if member.is_some() {

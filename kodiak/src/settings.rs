@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
-use kodiak_proxy::store::ReaperSettings;
+use kodiak_proxy::store::{ReadAffinity, ReaperSettings, WriteAffinity};
 use kodiak_proxy::swift::SwiftSettings;
 use kodiak_storage_api::Protection;
 use kodiak_storage_node::NodeSettings;
@@ -76,6 +76,14 @@ pub struct ProxySettings {
     /// S3.
     #[serde(default)]
     pub s3: S3Settings,
+    /// Which regions and zones are asked first, `"r1z1=100, r1=200"`, the lower the sooner. Default: this
+    /// machine's zone, its region, all others.
+    #[serde(default)]
+    pub read_affinity: ReadAffinity,
+    /// Regions and zones, `"r1"` or `"r1z2"`, to which blocks of objects above 256 KiB go at first; the repair
+    /// brings them home. Default: none, they go home at once.
+    #[serde(default)]
+    pub write_affinity: WriteAffinity,
     /// What is done with deleted accounts.
     #[serde(default)]
     pub reaper: ReaperSettings,

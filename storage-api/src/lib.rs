@@ -32,7 +32,7 @@ pub use node::{
     BlockWrite, DeviceIndex, Health, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work,
     WorkId, WorkItem, WorkKind,
 };
-pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
+pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica, Seat};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use repair::{
     BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,

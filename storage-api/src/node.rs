@@ -150,6 +150,8 @@ pub enum Health {
     Remote {
         /// About 19 of 20 answers come within it.
         late: Duration,
+        /// How far away it is: the nearer ones are asked first.
+        distance: u32,
     },
     /// It has not answered for a while: calls fail at once.
     Down,

@@ -112,6 +112,19 @@ impl Replica {
     }
 }
 
+/// A device that has a partition, or may stand in for one that has.
+#[derive(Clone)]
+pub struct Seat {
+    /// The device.
+    pub replica: Replica,
+    /// Its region.
+    pub region: u32,
+    /// Its zone within the region.
+    pub zone: u32,
+    /// Whether the ring gives it the partition.
+    pub primary: bool,
+}
+
 /// A ring whose devices have been found.
 struct PlacedRing {
     ring: Ring,
@@ -272,6 +285,18 @@ impl Map {
         let placed = self.ring_of(tree)?;
         let found = placed.ring.handoffs(partition);
         Ok(found.filter_map(|device| placed.devices.get(device.id as usize).cloned().flatten()).collect())
+    }
+
+    /// The devices that hold a partition, and then those that stand in for them, in their order.
+    pub fn seats(&self, tree: Tree, partition: Partition) -> Result<Vec<Seat>, NodeError> {
+        let placed = self.ring_of(tree)?;
+        let seat = |(device, primary): (&kodiak_ring::Device, bool)| {
+            let replica = placed.devices.get(device.id as usize).cloned().flatten()?;
+            Some(Seat { replica, region: device.region, zone: device.zone, primary })
+        };
+        let primaries = placed.ring.primaries(partition).map(|device| (device, true));
+        let handoffs = placed.ring.handoffs(partition).map(|device| (device, false));
+        Ok(primaries.chain(handoffs).filter_map(seat).collect())
     }
 
     fn ring_of(&self, tree: Tree) -> Result<&PlacedRing, NodeError> {

@@ -4,6 +4,8 @@
 //! [`Store::open`] and then [`OpenObject::read`]. Accounts and containers are directories.
 
 mod accounts;
+mod affinity;
+mod blocks;
 mod buffers;
 mod commit;
 mod directories;
@@ -30,6 +32,7 @@ use futures_util::stream::BoxStream;
 use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
 
 pub use accounts::{PARTS, UPLOADS};
+pub use affinity::{ReadAffinity, WriteAffinity};
 pub use error::StoreError;
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
@@ -109,6 +112,7 @@ pub struct Store {
     living: Living,
     reaper: ArcSwap<ReaperSettings>,
     reaper_pace: reaper::Pace,
+    write_affinity: ArcSwap<WriteAffinity>,
     weakness: Weakness,
 }
 
@@ -175,6 +179,7 @@ impl Store {
             living: Living::default(),
             reaper: ArcSwap::default(),
             reaper_pace: reaper::Pace::default(),
+            write_affinity: ArcSwap::default(),
             weakness,
         }))
     }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, ObjectPath, ObjectRecord, PolicyIndex,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex,
     StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
 use super::register::Register;
-use super::{ByteStream, Store, StoreError, hedge};
+use super::{ByteStream, Store, StoreError};
 use crate::http::Payload;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
@@ -160,22 +160,7 @@ impl Store {
         if let Some(fragments) = self.fragments(key, piece.block_len)? {
             return fragments.read(piece.range).await;
         }
-        let replicas = self.map().block_replicas(policy, key.partition)?;
-        let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
-        let ask = |index: usize| {
-            let (replica, range) = (replicas[index].clone(), piece.range.clone());
-            async move {
-                let read = replica.node.read_block(replica.device, key, range).await;
-                read.inspect_err(
-                    |error| tracing::warn!(?key, %error, "a replica of a block could not be read"),
-                )
-            }
-        };
-        let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;
-        if let Some((_, bytes)) = answers.pop() {
-            return Ok(bytes);
-        }
-        Err(super::error::worst(errors).into())
+        self.read_copy(key, piece.range).await
     }
 }
 

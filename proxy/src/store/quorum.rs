@@ -65,6 +65,35 @@ where
     Err(worst(errors))
 }
 
+/// Gives the same write to the first `copies` of some devices, and for each that fails to the next one, until
+/// `needed` of them have it on stable storage; the others go on by themselves.
+pub(super) async fn write_any<A>(
+    needed: usize,
+    copies: usize,
+    targets: Vec<Replica>,
+    mut write: impl FnMut(Replica) -> A,
+) -> Result<(), NodeError>
+where
+    A: Future<Output = Result<(), NodeError>> + Send + 'static,
+{
+    let mut targets = targets.into_iter();
+    let mut tasks: FuturesUnordered<_> =
+        targets.by_ref().take(copies).map(|replica| tokio::spawn(write(replica))).collect();
+    let (mut done, mut errors) = (0, Vec::new());
+    while done < needed {
+        match tasks.next().await {
+            Some(Ok(Ok(()))) => done += 1,
+            Some(failed) => {
+                let broken = |error: tokio::task::JoinError| NodeError::Unavailable(error.to_string());
+                errors.push(failed.map_err(broken).and_then(|answer| answer).err());
+                tasks.extend(targets.next().map(|replica| tokio::spawn(write(replica))));
+            }
+            None => return Err(worst(errors.into_iter().flatten().collect())),
+        }
+    }
+    Ok(())
+}
+
 /// Gives every replica the same write and waits for all of them.
 pub(super) async fn write_all<T, F, A>(replicas: Vec<Replica>, mut write: F) -> (Vec<T>, Vec<NodeError>)
 where

@@ -9,6 +9,7 @@ mod containers;
 mod history;
 mod link;
 mod reaper;
+mod regions;
 mod world;
 
 use std::ops::Range;
