@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use kodiak_ring::{Ring, RingBuilder, RingError};
-use kodiak_storage_api::Protection;
+use kodiak_storage_api::{Mode, Protection};
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, Digest, DiskId, Epoch, KeyDigest, TokenHash};
@@ -131,15 +131,6 @@ pub struct Policy {
     pub mode: Mode,
     /// Its ring.
     pub ring: RingFile,
-}
-
-/// What a policy does when a majority is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Mode {
-    /// Refuses writes.
-    Strict,
-    /// Counts handoffs.
-    Available,
 }
 
 /// A token with which one machine may join.

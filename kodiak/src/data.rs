@@ -59,6 +59,7 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
         container_ring: Some("rings/container.ring".into()),
         object_rings: vec!["rings/object-0.ring".into()],
         protection: Vec::new(),
+        mode: Vec::new(),
         folder: None,
         listen: None,
     };

@@ -314,7 +314,10 @@ pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodia
         accounts: map.accounts.ring()?,
         containers: map.containers.ring()?,
         objects: (map.policies.iter())
-            .map(|policy| Ok(Policy { ring: policy.ring.ring()?, protection: policy.protection }))
+            .map(|policy| {
+                let ring = policy.ring.ring()?;
+                Ok(Policy { ring, protection: policy.protection, mode: policy.mode })
+            })
             .collect::<Result<_, kodiak_ring::RingError>>()?,
     })
 }

@@ -183,7 +183,8 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         objects: (cluster.object_rings.iter().enumerate())
             .map(|(index, path)| {
                 let protection = cluster.protection.get(index).copied().unwrap_or_default();
-                let policy = Policy { ring: ring(path)?, protection };
+                let mode = cluster.mode.get(index).copied().unwrap_or_default();
+                let policy = Policy { ring: ring(path)?, protection, mode };
                 policy.check().with_context(|| format!("the ring {}", path.display()))?;
                 Ok(policy)
             })

@@ -9,7 +9,7 @@ use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
 use kodiak_proxy::store::{ReadAffinity, ReaperSettings, WriteAffinity};
 use kodiak_proxy::swift::SwiftSettings;
-use kodiak_storage_api::Protection;
+use kodiak_storage_api::{Mode, Protection};
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,10 @@ pub struct ClusterSettings {
     /// or `{ erasure = "4+2" }` with a ring of six replicas.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protection: Vec<Protection>,
+    /// What each storage policy does when a majority of an object's devices does not answer, in the same order:
+    /// `"strict"`, which is the default, refuses; `"available"` lets others stand in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mode: Vec<Mode>,
     /// Folder with the map and the certificates of a member; `kodiak cluster init` and `join` make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -141,6 +145,8 @@ impl Settings {
             protections <= rings,
             "cluster.protection has {protections} entries, but there are {rings} object rings"
         );
+        let modes = self.cluster.mode.len();
+        ensure!(modes <= rings, "cluster.mode has {modes} entries, but there are {rings} object rings");
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {
             let letters = policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

@@ -1,6 +1,6 @@
 //! From names to the replicas that hold them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex, Ring};
@@ -31,6 +31,20 @@ pub struct Policy {
     pub ring: Ring,
     /// How its blocks are kept.
     pub protection: Protection,
+    /// What happens when a majority does not answer.
+    pub mode: Mode,
+}
+
+/// What a storage policy does when a majority of an object's devices does not answer. What each promises is
+/// said in `docs/consistency.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Neither reads nor writes: an object is a linearizable register.
+    #[default]
+    Strict,
+    /// Other devices stand in, and the newest write wins once all are back.
+    Available,
 }
 
 impl Policy {
@@ -45,6 +59,7 @@ impl Policy {
     /// Whether each fragment of a block has a replica of the ring.
     pub fn check(&self) -> Result<(), PlacementError> {
         match self.protection {
+            Protection::Erasure(_) if self.mode == Mode::Available => Err(PlacementError::AvailableErasure),
             Protection::Erasure(code) if self.ring.replicas() != code.fragments() => {
                 Err(PlacementError::Fragments { code, replicas: self.ring.replicas() })
             }
@@ -67,6 +82,9 @@ pub enum Protection {
 /// Copies of a record under a policy with an erasure code, on the first devices of its partition.
 const RECORD_REPLICAS: usize = 3;
 
+/// Devices of a region that stand in for those of a partition at most, for each replica.
+pub const STAND_INS: usize = 2;
+
 /// The storage nodes by their names in the rings.
 pub type Nodes = HashMap<String, Arc<dyn StorageNode>>;
 
@@ -81,6 +99,9 @@ pub enum PlacementError {
         /// Device of the ring.
         device: String,
     },
+    /// Fragments have no stand-ins that readers would find.
+    #[error("a policy with an erasure code cannot be `available`: make it `strict`, or replicate it")]
+    AvailableErasure,
     /// A fragment needs a device.
     #[error("the erasure code {code} needs a ring of {} replicas, but its ring has {replicas}", .code.fragments())]
     Fragments {
@@ -130,6 +151,7 @@ struct PlacedRing {
     ring: Ring,
     /// By the ring's device ids.
     devices: Vec<Option<Replica>>,
+    regions: usize,
 }
 
 impl PlacedRing {
@@ -146,11 +168,22 @@ impl PlacedRing {
             }
             devices[id] = Some(Replica { node: node.clone(), device: index });
         }
-        Ok(PlacedRing { ring, devices })
+        let regions: HashSet<u32> = ring.devices().map(|device| device.region).collect();
+        Ok(PlacedRing { ring, devices, regions: regions.len() })
     }
 
     fn partition(&self, hash: KeyHash) -> Partition {
         hash.partition(self.ring.part_power())
+    }
+
+    /// The devices that hold a partition, and then those that stand in for them, in their order.
+    fn seats(&self, partition: Partition) -> impl Iterator<Item = Seat> {
+        let primaries = self.ring.primaries(partition).map(|device| (device, true));
+        let handoffs = self.ring.handoffs(partition).map(|device| (device, false));
+        primaries.chain(handoffs).filter_map(|(device, primary)| {
+            let replica = self.devices.get(device.id as usize).cloned().flatten()?;
+            Some(Seat { replica, region: device.region, zone: device.zone, primary })
+        })
     }
 
     fn replicas(&self, partition: Partition) -> Vec<Replica> {
@@ -171,6 +204,7 @@ pub struct Map {
 struct PlacedPolicy {
     placed: PlacedRing,
     codec: Option<Arc<Codec>>,
+    mode: Mode,
 }
 
 impl PlacedPolicy {
@@ -180,7 +214,7 @@ impl PlacedPolicy {
             Protection::Replicated => None,
             Protection::Erasure(code) => Some(Arc::new(Codec::new(code))),
         };
-        Ok(PlacedPolicy { placed: PlacedRing::new(policy.ring, nodes)?, codec })
+        Ok(PlacedPolicy { mode: policy.mode, placed: PlacedRing::new(policy.ring, nodes)?, codec })
     }
 }
 
@@ -287,16 +321,28 @@ impl Map {
         Ok(found.filter_map(|device| placed.devices.get(device.id as usize).cloned().flatten()).collect())
     }
 
-    /// The devices that hold a partition, and then those that stand in for them, in their order.
-    pub fn seats(&self, tree: Tree, partition: Partition) -> Result<Vec<Seat>, NodeError> {
+    /// The devices on which anything of a partition may be: those that hold it, and of those that stand in for
+    /// them the first of each region, [`STAND_INS`] for each replica. Writers look for no others, so readers need
+    /// not.
+    pub fn near_seats(&self, tree: Tree, partition: Partition) -> Result<Vec<Seat>, NodeError> {
         let placed = self.ring_of(tree)?;
-        let seat = |(device, primary): (&kodiak_ring::Device, bool)| {
-            let replica = placed.devices.get(device.id as usize).cloned().flatten()?;
-            Some(Seat { replica, region: device.region, zone: device.zone, primary })
-        };
-        let primaries = placed.ring.primaries(partition).map(|device| (device, true));
-        let handoffs = placed.ring.handoffs(partition).map(|device| (device, false));
-        Ok(primaries.chain(handoffs).filter_map(seat).collect())
+        let most = STAND_INS * self.replicas(tree, partition)?.len();
+        let (mut seats, mut full) = (Vec::new(), 0);
+        let mut taken: HashMap<u32, usize> = HashMap::new();
+        for seat in placed.seats(partition) {
+            let count = taken.entry(seat.region).or_default();
+            if !seat.primary {
+                *count += 1;
+                full += usize::from(*count == most);
+            }
+            if seat.primary || *count <= most {
+                seats.push(seat);
+            }
+            if full == placed.regions {
+                break;
+            }
+        }
+        Ok(seats)
     }
 
     fn ring_of(&self, tree: Tree) -> Result<&PlacedRing, NodeError> {
@@ -305,6 +351,11 @@ impl Map {
             Tree::Containers => &self.containers,
             Tree::Objects(policy) | Tree::Blocks(policy) => &self.policy(policy)?.placed,
         })
+    }
+
+    /// What the policy does when a majority does not answer.
+    pub fn mode(&self, policy: PolicyIndex) -> Result<Mode, NodeError> {
+        Ok(self.policy(policy)?.mode)
     }
 
     /// What cuts the policy's blocks, if anything does.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clap::Args;
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::{
-    Clock, DeviceIndex, DirectoryChange, DirectoryWrite, Layout, Map, Nodes, ObjectPath, ObjectRecord,
+    Clock, DeviceIndex, DirectoryChange, DirectoryWrite, Layout, Map, Mode, Nodes, ObjectPath, ObjectRecord,
     ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, RowTarget, Stamp, StorageNode, Version,
 };
 use kodiak_storage_node::repair::heal::Healer;
@@ -89,7 +89,7 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy { ring, protection: Protection::Replicated }],
+            objects: vec![Policy { ring, protection: Protection::Replicated, mode: Mode::Strict }],
         };
         Ok(Rig { folder, nodes, clock, placement })
     }

@@ -74,6 +74,11 @@ impl Life {
 }
 
 impl Store {
+    /// An account was made.
+    pub(super) fn note_life(&self, account: &str) {
+        self.living.note(owner_of(account), true);
+    }
+
     /// What has become of an account, from a majority of its replicas.
     pub(super) async fn life(&self, account: &str) -> Result<Life, StoreError> {
         let key = self.map().account(account);

@@ -68,7 +68,8 @@ impl TryFrom<String> for ReadAffinity {
 
     fn try_from(text: String) -> Result<ReadAffinity, String> {
         let read = |item: &str| {
-            let bad = || format!("{item:?} is no read affinity: write r1=100 or r1z2=100, the lower the nearer");
+            let bad =
+                || format!("{item:?} is no read affinity: write r1=100 or r1z2=100, the lower the nearer");
             let (area, distance) = item.split_once('=').ok_or_else(bad)?;
             Ok((area.trim().parse()?, distance.trim().parse().map_err(|_| bad())?))
         };

@@ -3,19 +3,17 @@
 //! A block never changes, and its key is of one upload: whichever device has it, verified by its checksum, has
 //! the right bytes. So which devices count for its durability is a matter of where copies are to be, not of
 //! consistency. Usually they are the ring's. With a write affinity they are the nearest ones: first the
-//! ring's that are near, then near ones that stand in, and others only where those fail. A write is
-//! acknowledged when a majority's number of devices has it on stable storage; the repair brings it home.
+//! ring's that are near, then near ones that stand in, and others only where those fail. In a policy that is
+//! `available` others stand in for those that fail, too. A write is acknowledged when a majority's number of devices has it on stable storage; the repair brings it home.
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DataId, Extent, Health, NodeError, ObjectPath, PolicyIndex, Replica, Seat, Tree,
+    BlockKey, BlockWrite, DataId, Extent, Health, Mode, NodeError, ObjectPath, PolicyIndex, Replica,
+    STAND_INS, Seat, Tree,
 };
 
 use super::affinity::WriteAffinity;
 use super::{Store, StoreError, handoff, hedge, quorum};
-
-/// Stand-ins of each region among which readers and writers look, for each replica.
-const STAND_INS: usize = 2;
 
 impl Store {
     /// Where blocks go at first from now on.
@@ -41,37 +39,17 @@ impl Store {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
+        let place = (Tree::Blocks(policy), key.partition);
         let affinity = self.write_affinity.load();
-        if !affinity.is_empty() {
+        if !affinity.is_empty() || self.map().mode(policy)? == Mode::Available {
             let copies = replicas.len();
-            let targets = nearest(self.stand_ins(&key)?, &affinity, copies);
+            let targets = nearest(self.map().near_seats(place.0, place.1)?, &affinity, copies);
             let write = |replica: Replica| write(0, replica);
             return Ok(quorum::write_any(quorum::majority(copies), copies, targets, write).await?);
         }
-        let place = (Tree::Blocks(policy), key.partition);
         handoff::give(handoff::stand_ins(&self.map(), place, &replicas), |replica| write(0, replica));
         quorum::write(replicas, write).await?;
         Ok(())
-    }
-
-    /// The devices that may have a block: its own, and the first stand-ins of each region.
-    fn stand_ins(&self, key: &BlockKey) -> Result<Vec<Seat>, NodeError> {
-        let map = self.map();
-        let most = STAND_INS * map.block_replicas(key.policy, key.partition)?.len();
-        let mut taken: Vec<(u32, usize)> = Vec::new();
-        let mut seats = map.seats(Tree::Blocks(key.policy), key.partition)?;
-        seats.retain(|seat| {
-            if seat.primary {
-                return true;
-            }
-            let at = taken.iter().position(|(region, _)| *region == seat.region).unwrap_or(taken.len());
-            if at == taken.len() {
-                taken.push((seat.region, 0));
-            }
-            taken[at].1 += 1;
-            taken[at].1 <= most
-        });
-        Ok(seats)
     }
 
     /// Verified bytes of a block: from one of its replicas, or else from a device that stands in for them.
@@ -85,8 +63,9 @@ impl Store {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
-        let others = self.stand_ins(&key)?.into_iter().filter(|seat| !seat.primary);
-        let others: Vec<Replica> = others.map(|seat| seat.replica).collect();
+        let seats = self.map().near_seats(Tree::Blocks(key.policy), key.partition)?;
+        let others: Vec<Replica> =
+            seats.into_iter().filter(|seat| !seat.primary).map(|seat| seat.replica).collect();
         match read_from(&others, key, &range).await {
             Ok(bytes) => Ok(bytes),
             Err(_) => Err(failed.into()),

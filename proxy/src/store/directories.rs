@@ -3,9 +3,11 @@
 //! A container's record and its row in the account are both on stable storage at a majority when its
 //! creation answers; the row comes second, so that a listed container always exists.
 
+use std::time::Duration;
+
 use kodiak_storage_api::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, NodeError,
-    PolicyIndex, Row, RowDurability,
+    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, Mode,
+    NodeError, PolicyIndex, Row, RowDurability,
 };
 
 use super::accounts::{Life, owner_of};
@@ -14,6 +16,9 @@ use kodiak_storage_api::Replica;
 
 /// Times a container's row is written again because the container has changed meanwhile.
 const SHOW_ATTEMPTS: usize = 4;
+/// Times a replica is looked at again that has rows, and how long after.
+const EMPTY_LOOKS: usize = 5;
+const EMPTY_PAUSE: Duration = Duration::from_millis(50);
 /// Times a directory is created again because it has been deleted meanwhile.
 const CREATE_ATTEMPTS: usize = 4;
 
@@ -27,8 +32,9 @@ impl Store {
         self.refuse_deleted(account).await?;
         let key = self.map().account(account);
         let change = DirectoryChange::Create { policy: PolicyIndex(0), headers };
-        let (_, created) = self.change(self.map().account_replicas(key), key, account, change).await?;
-        Ok(created)
+        let (_, created) = self.create(self.map().account_replicas(key), key, account, change).await?;
+        self.note_life(account);
+        Ok(created.everywhere)
     }
 
     /// The account's record and totals.
@@ -66,8 +72,8 @@ impl Store {
         let key = self.map().container(&path);
         let change = DirectoryChange::Create { policy, headers };
         let _lock = self.locks.lock(key.hash).await;
-        let (info, created) = self.change(self.map().container_replicas(key), key, &path, change).await?;
-        if created {
+        let (info, created) = self.create(self.map().container_replicas(key), key, &path, change).await?;
+        if created.somewhere {
             let shown = self.show_container(account, container).await;
             let own = account.starts_with('\0');
             let gone = shown == Err(StoreError::NoAccount)
@@ -79,13 +85,19 @@ impl Store {
             }
             shown?;
         }
-        Ok((info, created))
+        Ok((info, created.everywhere))
     }
 
     /// A container's record and totals, if its account lives.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
-        let info = self.directory(&self.map().container_replicas(key), key).await?;
+        let replicas = self.map().container_replicas(key);
+        let info = match self.directory(&replicas, key).await {
+            Err(NodeError::Unavailable(why)) => {
+                Some(self.available_container(&replicas, key).await.ok_or(StoreError::Unavailable(why))?)
+            }
+            known => known?,
+        };
         let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
         if self.lives(account).await { Ok(info) } else { Err(StoreError::NoContainer) }
     }
@@ -128,13 +140,19 @@ impl Store {
         let info = self.directory(&replicas, key).await?;
         let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
         self.clock.observe(info.directory.created);
-        let timestamp = self.clock.now();
+        let available = self.map().mode(info.directory.policy)? == Mode::Available;
+        // Of a container that is `available` one replica may know rows that no other does: all are asked
+        // first, and what is deleted all the same does not refuse older rows once it is made again.
+        if available {
+            self.require_empty(&replicas, key).await?;
+        }
+        let timestamp = if available { info.directory.created } else { self.clock.now() };
         let write = |_, replica: Replica| {
             let change = DirectoryChange::Delete;
             let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change };
             async move { replica.node.write_directory(replica.device, write).await }
         };
-        let needed = quorum::majority(replicas.len());
+        let needed = if available { replicas.len() } else { quorum::majority(replicas.len()) };
         let (done, errors) = quorum::write_all(replicas.clone(), write).await;
         if done.len() >= needed {
             return Ok(());
@@ -150,6 +168,23 @@ impl Store {
             }
         }
         Err(super::error::worst(errors).into())
+    }
+
+    /// An error unless every replica answers that it has no row. One may be about to get the last tombstone.
+    async fn require_empty(&self, replicas: &[Replica], key: DirectoryKey) -> Result<(), StoreError> {
+        for replica in replicas {
+            let mut looks = 0;
+            while let Some(info) = replica.node.read_directory(replica.device, key).await?
+                && info.stats.rows > 0
+            {
+                looks += 1;
+                if looks > EMPTY_LOOKS {
+                    return Err(StoreError::NotEmpty);
+                }
+                tokio::time::sleep(EMPTY_PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the account a container's totals.
@@ -237,24 +272,36 @@ impl Store {
         key: DirectoryKey,
         name: &str,
         change: DirectoryChange,
-    ) -> Result<(DirectoryInfo, bool), StoreError> {
-        let creates = matches!(change, DirectoryChange::Create { .. });
+    ) -> Result<(DirectoryInfo, Created), StoreError> {
+        let timestamp = self.clock.now();
+        let write = |_, replica: Replica| {
+            let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
+            async move { replica.node.write_directory(replica.device, write).await }
+        };
+        let answers = quorum::write(replicas, write).await?;
+        let created = Created {
+            somewhere: answers.iter().any(|(_, created)| *created),
+            everywhere: answers.iter().all(|(_, created)| *created),
+        };
+        let merged = merge(answers.into_iter().map(|(info, _)| info));
+        let none = || StoreError::Unavailable("no replica answered".into());
+        Ok((merged.ok_or_else(none)?, created))
+    }
+
+    /// As [`Store::change`], where the clock may be behind that of an earlier deletion.
+    async fn create(
+        &self,
+        replicas: Vec<Replica>,
+        key: DirectoryKey,
+        name: &str,
+        change: DirectoryChange,
+    ) -> Result<(DirectoryInfo, Created), StoreError> {
         for _ in 0..CREATE_ATTEMPTS {
-            let timestamp = self.clock.now();
-            let write = |_, replica: Replica| {
-                let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
-                async move { replica.node.write_directory(replica.device, write).await }
-            };
-            let answers = quorum::write(replicas.clone(), write).await?;
-            let created = answers.iter().all(|(_, created)| *created);
-            match merge(answers.into_iter().map(|(info, _)| info)) {
-                // The clock is behind that of an earlier deletion.
-                Some(info) if creates && !info.directory.exists() => {
-                    self.clock.observe(info.directory.deleted);
-                }
-                Some(info) => return Ok((info, created)),
-                None => return Err(StoreError::Unavailable("no replica answered".into())),
+            let (info, created) = self.change(replicas.clone(), key, name, change.clone()).await?;
+            if info.directory.exists() {
+                return Ok((info, created));
             }
+            self.clock.observe(info.directory.deleted);
         }
         Err(StoreError::Unavailable("it is deleted again and again".into()))
     }
@@ -291,6 +338,19 @@ impl Store {
         Ok(merge(infos.into_iter()))
     }
 
+    /// What anybody knows of a container whose policy is `available`, where too few replicas answer.
+    pub(super) async fn available_container(
+        &self,
+        replicas: &[Replica],
+        key: DirectoryKey,
+    ) -> Option<DirectoryInfo> {
+        let ask = |_, replica: Replica| async move { replica.node.read_directory(replica.device, key).await };
+        let answers = quorum::read_any(replicas, ask).await.ok()?;
+        let info = merge(answers.into_iter().filter_map(|(_, info)| info))?;
+        let mode = self.map().mode(info.directory.policy).ok()?;
+        (mode == Mode::Available).then_some(info)
+    }
+
     async fn ask_directory(
         &self,
         replicas: &[Replica],
@@ -322,6 +382,13 @@ impl Store {
     }
 }
 
+/// Which of the replicas that answered did not have a directory before.
+#[derive(Clone, Copy)]
+struct Created {
+    somewhere: bool,
+    everywhere: bool,
+}
+
 /// What replicas say of a directory that some have deleted and others have not.
 #[derive(PartialEq, Eq, Debug)]
 enum Deletion {
@@ -338,7 +405,7 @@ fn deletion(infos: &[&DirectoryInfo], unknown: usize, replicas: usize) -> Deleti
     let Some(created) = infos.iter().filter(exists).map(|info| info.directory.created).max() else {
         return Deletion::None;
     };
-    let later = infos.iter().filter(|info| info.directory.deleted > created).count();
+    let later = infos.iter().filter(|info| info.directory.deleted >= created).count();
     let majority = quorum::majority(replicas);
     if later == 0 || later >= majority {
         Deletion::None

@@ -29,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, Map, ObjectRecord, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, PolicyIndex, Timestamp};
 
 pub use accounts::{PARTS, UPLOADS};
 pub use affinity::{ReadAffinity, WriteAffinity};
@@ -193,6 +193,11 @@ impl Store {
     /// The map that is in force.
     pub fn current_map(&self) -> Arc<Map> {
         self.map.load_full()
+    }
+
+    /// Whether the policy's mode is `available`.
+    pub fn is_available(&self, policy: PolicyIndex) -> bool {
+        self.map().mode(policy).is_ok_and(|mode| mode == kodiak_storage_api::Mode::Available)
     }
 
     fn map(&self) -> arc_swap::Guard<Arc<Map>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, ObjectPath, ObjectRecord, PolicyIndex,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, Mode, ObjectPath, ObjectRecord, PolicyIndex,
     StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
@@ -152,6 +152,20 @@ impl Store {
         data: bool,
     ) -> Result<Option<StoredVersion>, StoreError> {
         Register::of(self, path, policy)?.read(data).await
+    }
+
+    /// The newest version of all that there may be: for whoever deletes what it does not name. In a policy that
+    /// is `available`, an error unless every device answers that may have one.
+    pub(super) async fn newest_of_all(
+        &self,
+        path: &ObjectPath,
+        policy: PolicyIndex,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let register = Register::of(self, path, policy)?;
+        match self.map().mode(policy)? {
+            Mode::Strict => register.read(false).await,
+            Mode::Available => register.read_everywhere().await,
+        }
     }
 
     /// A verified piece of a block from the first replica that has it intact.

@@ -126,6 +126,24 @@ where
     if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
 }
 
+/// The answers of all replicas that answer; an error if there is none.
+pub(super) async fn read_any<T, F, A>(replicas: &[Replica], mut ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let asked = replicas.iter().enumerate().map(|(index, replica)| {
+        let answer = ask(index, replica.clone());
+        async move { answer.await.map(|answer| (index, answer)) }
+    });
+    let (answers, errors): (Vec<_>, Vec<_>) =
+        futures_util::future::join_all(asked).await.into_iter().partition(Result::is_ok);
+    if answers.is_empty() {
+        return Err(worst(errors.into_iter().filter_map(Result::err).collect()));
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
 /// As [`read()`], but nothing less than a majority will do: of two replicas both.
 pub(super) async fn read_majority<T, F, A>(replicas: &[Replica], ask: F) -> Result<Vec<(usize, T)>, NodeError>
 where

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
     DeviceIndex, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, Health, ListQuery,
-    NodeError, ObjectPath, PolicyIndex, Replica, Timestamp, Version,
+    Mode, NodeError, ObjectPath, PolicyIndex, Replica, Timestamp, Version,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -136,7 +136,13 @@ impl Store {
         if let Some(info) = info {
             self.empty_container(account, name, info.directory.policy).await?;
             self.require_deleted(account).await?;
-            self.remove_directory(&replicas, key, &path, mark.max(info.directory.created)).await?;
+            let at = mark.max(info.directory.created);
+            // Of a container that is `available` one replica may know rows that no other does.
+            let needed = match self.map().mode(info.directory.policy)? {
+                Mode::Strict => quorum::majority(replicas.len()),
+                Mode::Available => replicas.len(),
+            };
+            self.remove_directory((&replicas, needed), key, &path, at).await?;
             metrics::counter!("kodiak_reaped_containers_total").increment(1);
         }
         match self.show_container(account, name).await {
@@ -232,14 +238,14 @@ impl Store {
         let Some(info) = info else { return Ok(()) };
         let own = account.starts_with('\0');
         let at = if own { mark.max(info.directory.created) } else { mark };
-        self.remove_directory(&replicas, key, account, at).await
+        self.remove_directory((&replicas, quorum::majority(replicas.len())), key, account, at).await
     }
 
     /// Deletes a directory of which nothing is left, as it was at this time. Each replica looks for itself
     /// whether it has a row. What a minority has deleted stays so: the others follow in the next round.
     async fn remove_directory(
         &self,
-        replicas: &[Replica],
+        (replicas, needed): (&[Replica], usize),
         key: DirectoryKey,
         name: &str,
         timestamp: Timestamp,
@@ -255,7 +261,7 @@ impl Store {
             }
         };
         let (done, errors) = quorum::write_all(replicas.to_vec(), write).await;
-        if done.len() >= quorum::majority(replicas.len()) {
+        if done.len() >= needed {
             return Ok(());
         }
         Err(super::error::worst(errors).into())

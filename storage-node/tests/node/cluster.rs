@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use kodiak_ring::{NewDevice, PlacementKey, Ring, RingBuilder};
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryWrite, Map, NodeError, Nodes,
-    ObjectPath, ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, Row, RowDurability, Stamp,
-    StorageNode, Timestamp, Tree, Version,
+    BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryWrite, Map, Mode, NodeError,
+    Nodes, ObjectPath, ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, Row, RowDurability,
+    Stamp, StorageNode, Timestamp, Tree, Version,
 };
 use kodiak_storage_node::repair::heal::Healer;
 use kodiak_storage_node::repair::pace::Pace;
@@ -210,7 +210,7 @@ fn map(ring: &Ring, nodes: &[Arc<Node>], protection: Protection) -> Arc<Map> {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring: ring.clone(), protection }],
+        objects: vec![Policy { ring: ring.clone(), protection, mode: Mode::Strict }],
     };
     Arc::new(Map::new(placement, &by_name).unwrap())
 }

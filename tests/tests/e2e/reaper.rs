@@ -91,7 +91,7 @@ async fn refused(client: &Client) -> Result<()> {
         ensure!(answer.status == status, "{method} {path:?}: {}", answer.status);
     }
     for (method, path, status) in
-        [(Method::GET, "/", 403), (Method::PUT, "/new", 403), (Method::GET, "/c/o1", 404)]
+        [(Method::GET, "/", 403), (Method::PUT, "/new", 403), (Method::GET, "/versioned/big", 404)]
     {
         let answer = client.send_s3(method.clone(), path, "", Bytes::new()).await?;
         ensure!(answer.status == status, "S3 {method} {path}: {}", answer.status);

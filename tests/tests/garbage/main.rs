@@ -49,7 +49,11 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy { ring, protection: Protection::Replicated }],
+            objects: vec![Policy {
+                ring,
+                protection: Protection::Replicated,
+                mode: kodiak_storage_api::Mode::Strict,
+            }],
         };
         let nodes: Nodes = [("n".to_owned(), node.clone() as Arc<dyn StorageNode>)].into_iter().collect();
         let store = Store::new(placement, &nodes, clock).unwrap();

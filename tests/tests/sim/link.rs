@@ -11,9 +11,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kodiak_storage_api::memory::MemoryNode;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery, NodeError,
-    ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion, Timestamp, WorkId,
-    WorkItem, WorkKind,
+    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery,
+    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
+    Timestamp, WorkId, WorkItem, WorkKind,
 };
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kodiak_proxy::store::{Nodes, Placement, ReaperSettings, SharedStore, Store, Weakness};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::memory::{Faults, MemoryNode};
-use kodiak_storage_api::{Clock, Policy, Protection};
+use kodiak_storage_api::{Clock, Mode, Policy, Protection};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -107,7 +107,8 @@ impl World {
         let clock = Arc::new(Clock::with_wall(number as u32 + 1, Arc::new(wall)));
         let link = |node| Arc::new(Link { world: self.clone(), proxy: number, node });
         let nodes: Nodes = (0..self.nodes.len()).map(|n| (format!("n{n}"), link(n) as Arc<_>)).collect();
-        let store = Store::weakened(placement(self.nodes.len(), self.regions), &nodes, clock, self.mutation.store);
+        let store =
+            Store::weakened(placement(self.nodes.len(), self.regions), &nodes, clock, self.mutation.store);
         let store = store.expect("a store");
         store.set_reaper(ReaperSettings { recent: 0, ..ReaperSettings::default() });
         (number, store)
@@ -236,7 +237,8 @@ impl World {
 fn placement(nodes: usize, regions: usize) -> Placement {
     let mut ring = RingBuilder::new(4, 3.0, 0, 1).expect("a ring");
     for node in 0..nodes {
-        ring.add_device(NewDevice::new(1 + (node % regions) as u32, 1, &format!("n{node}"), "d1")).expect("a device");
+        ring.add_device(NewDevice::new(1 + (node % regions) as u32, 1, &format!("n{node}"), "d1"))
+            .expect("a device");
     }
     ring.rebalance(0).expect("balanced");
     let ring = ring.ring().expect("a ring");
@@ -244,6 +246,6 @@ fn placement(nodes: usize, regions: usize) -> Placement {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring, protection: Protection::Replicated }],
+        objects: vec![Policy { ring, protection: Protection::Replicated, mode: Mode::Strict }],
     }
 }
