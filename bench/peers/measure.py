@@ -27,11 +27,14 @@ def steps(seconds):
     }
 
 
-def load(bench, folder, api, name, arguments):
+# Some peers leave the last packet of an answer waiting for an acknowledgement, 40 ms at a time.
+QUICK = ("--quickack",)
+
+
+def load(bench, folder, api, name, arguments, options=QUICK):
     """One run of kodiak-bench against the store of `folder/endpoints.json`; its report."""
     report = folder / f"{name}.json"
-    # Some peers leave the last packet of an answer waiting for an acknowledgement, 40 ms at a time.
-    command = [bench, "load", "--endpoints", folder / "endpoints.json", "--api", api, "--quickack", "--keep",
+    command = [bench, "load", "--endpoints", folder / "endpoints.json", "--api", api, *options, "--keep",
                "--bucket", name, "--json", report, *arguments]
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,

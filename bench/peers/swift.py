@@ -1,4 +1,4 @@
-"""OpenStack Swift: proxy, account, container and object servers, one device, one replica."""
+"""OpenStack Swift: proxy, account, container and object servers; as many devices as replicas."""
 
 import getpass
 import os
@@ -55,6 +55,11 @@ pipeline = healthcheck recon {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
 
+[object-replicator]
+concurrency = {workers}
+rsync_module = rsync://127.0.0.1:{rsync}/objects
+recon_cache_path = {folder}
+
 [filter:healthcheck]
 use = egg:swift#healthcheck
 
@@ -64,17 +69,33 @@ recon_cache_path = {folder}
 """
 
 
+RSYNC = """
+port = {rsync}
+address = 127.0.0.1
+use chroot = no
+pid file = {folder}/rsync.pid
+[objects]
+path = {folder}/devices
+read only = false
+uid = {user}
+gid = *
+"""
+
+
 class Swift:
     name = "OpenStack Swift"
     synced = "object files, not container rows (default)"
     api = "swift"
     skips = ()
 
-    def __init__(self):
+    def __init__(self, replicas=1):
         self.bin = None
+        self.replicas = replicas
+        if replicas > 1:
+            self.name = f"{self.name}, {replicas} replicas"
 
     def install(self):
-        install.packages("memcached")
+        install.packages("memcached", *(["rsync"] if self.replicas > 1 else []))
         return self.install_packages()
 
     def install_packages(self):
@@ -83,11 +104,12 @@ class Swift:
         return VERSION
 
     def start(self, daemons, folder):
-        proxy, memcached, *storage = daemon.free_ports(5)
+        proxy, memcached, rsync, *storage = daemon.free_ports(6)
         # The deployment guide: twice the number of cores, for the proxy and the storage servers alike.
         fields = {"folder": folder, "workers": 2 * len(os.sched_getaffinity(0)), "user": getpass.getuser(),
-                  "key": secrets.token_hex(16), "proxy": proxy, "memcached": memcached}
-        (folder / "devices/d1").mkdir(parents=True)
+                  "key": secrets.token_hex(16), "proxy": proxy, "memcached": memcached, "rsync": rsync}
+        for number in range(1, self.replicas + 1):
+            (folder / f"devices/d{number}").mkdir(parents=True)
         (folder / "swift.conf").write_text(
             f"[swift-hash]\nswift_hash_path_suffix = {secrets.token_hex(16)}\n"
             "[storage-policy:0]\nname = gold\ndefault = yes\n")
@@ -101,15 +123,23 @@ class Swift:
             self.make_ring(folder, kind, port)
             self.write(folder / f"{kind}.conf", STORAGE.format(kind=kind, port=port, **fields))
             daemons.start(kind, self.bin / f"swift-{kind}-server", folder / f"{kind}.conf")
+        if self.replicas > 1:
+            self.write(folder / "rsyncd.conf", RSYNC.format(**fields))
+            daemons.start("rsync", "rsync", "--daemon", "--no-detach", "--config", folder / "rsyncd.conf")
         daemons.start("proxy", self.bin / "swift-proxy-server", folder / "proxy.conf")
         for port in (*storage, proxy):
             daemons.wait("answer", daemon.answers(f"http://127.0.0.1:{port}/healthcheck"))
         return {"swift": {"auth_url": f"http://127.0.0.1:{proxy}/auth/v1.0", "user": "test:tester",
                           "key": fields["key"]}}
 
+    def replicate(self, folder):
+        """One pass of the object replicator over all devices."""
+        install.output_of(self.bin / "swift-object-replicator", folder / "object.conf", "once")
+
     def make_ring(self, folder, kind, port):
         builder = folder / f"{kind}.builder"
-        for step in (("create", "10", "1", "1"), ("add", f"r1z1-127.0.0.1:{port}/d1", "100"), ("rebalance",)):
+        devices = [("add", f"r1z{n}-127.0.0.1:{port}/d{n}", "100") for n in range(1, self.replicas + 1)]
+        for step in (("create", "10", str(self.replicas), "1"), *devices, ("rebalance",)):
             install.output_of(self.bin / "swift-ring-builder", builder, *step)
 
     @staticmethod

@@ -1,34 +1,48 @@
-//! Messages over TLS: a request is the body of `POST /cluster` on a member's cluster port, its response that of
-//! the answer. Whoever serves the port hands such requests to [`answer`].
+//! Messages over gRPC: one method, [`PATH`], on a member's cluster port. Whoever serves the port hands its requests to
+//! [`answer`].
+//!
+//! A connection to a member is kept and carries many calls at once; a machine that joins has one for its only call.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http::uri::{PathAndQuery, Uri};
 use hyper::body::Incoming;
-use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::{Code, Status};
 
 use crate::certificates::host_name;
+use crate::codec::Postcard;
 use crate::message::CallError;
 use crate::{
-    Caller, ClusterId, JoinToken, Membership, NodeCertificate, Peer, Peers, Refusal, Request, Response,
+    Caller, ClusterId, JoinToken, KeyDigest, Membership, NodeCertificate, Peer, Peers, Refusal, Request,
+    Response,
 };
 
-/// Where messages are posted to.
-pub const PATH: &str = "/cluster";
+/// The method that all messages are calls of.
+pub const PATH: &str = "/kodiak.Cluster/Call";
+/// The protocol of the connections, in TLS.
+pub const ALPN: &[u8] = b"h2";
 /// Time for connecting and TLS.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Time for an answer from one member.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Time for an answer that needs a majority.
 const MAJORITY: Duration = Duration::from_secs(30);
+/// A connection is used for so long, and then made anew: certificates are looked at when one is made.
+const KEPT: Duration = Duration::from_secs(3600);
 /// Most bytes of a message: a map with several rings of the most partitions.
 const MAX_MESSAGE: usize = 1 << 30;
 /// Most bytes from a caller without a certificate.
@@ -38,19 +52,47 @@ const MAX_JOIN: usize = 64 << 10;
 pub struct TlsPeers {
     cluster: ClusterId,
     config: Arc<ClientConfig>,
+    kept: Mutex<HashMap<SocketAddr, Connection>>,
 }
 
 impl TlsPeers {
     /// Calls members of a cluster with this node's certificate.
     pub fn new(cluster: ClusterId, config: Arc<ClientConfig>) -> Arc<TlsPeers> {
-        Arc::new(TlsPeers { cluster, config })
+        Arc::new(TlsPeers { cluster, config, kept: Mutex::default() })
+    }
+
+    /// A connection that can be used, and is to this peer.
+    fn kept(&self, peer: &Peer) -> Option<Connection> {
+        let mut kept = self.kept.lock();
+        let usable = |connection: &Connection| {
+            connection.since.elapsed() < KEPT && !connection.sender.is_closed() && connection.is_to(peer)
+        };
+        kept.retain(|address, connection| *address != peer.address || usable(connection));
+        kept.get(&peer.address).cloned()
+    }
+
+    async fn exchange(&self, peer: &Peer, request: Request) -> Result<Response, CallError> {
+        let connection = match self.kept(peer) {
+            Some(connection) => connection,
+            None => {
+                let connection = connect(&self.config, self.cluster, peer).await?;
+                self.kept.lock().insert(peer.address, connection.clone());
+                connection
+            }
+        };
+        connection.call(request).await
     }
 }
 
 #[async_trait]
 impl Peers for TlsPeers {
     async fn call(&self, peer: &Peer, request: Request) -> Result<Response, CallError> {
-        call(&self.config, self.cluster, peer, request).await
+        let answer = in_time(peer, patience(&request), self.exchange(peer, request)).await;
+        if answer.is_err() {
+            // Whatever it was, the next call begins with a new connection.
+            self.kept.lock().remove(&peer.address);
+        }
+        answer
     }
 }
 
@@ -66,7 +108,9 @@ pub async fn join(
     let mut failures = Vec::new();
     for (name, address) in &token.members {
         let peer = Peer { name: name.clone(), address: *address, key: None };
-        match call(&config, token.cluster, &peer, request.clone()).await {
+        let request = request.clone();
+        let exchange = async { connect(&config, token.cluster, &peer).await?.call(request).await };
+        match in_time(&peer, MAJORITY, exchange).await {
             Ok(response) => return Ok(response),
             Err(CallError(error)) => failures.push(format!("{name} at {address}: {error}")),
         }
@@ -74,79 +118,115 @@ pub async fn join(
     Err(CallError(failures.join("; ")))
 }
 
-async fn call(
-    config: &Arc<ClientConfig>,
-    cluster: ClusterId,
-    peer: &Peer,
-    request: Request,
-) -> Result<Response, CallError> {
-    let patience = match request {
+fn patience(request: &Request) -> Duration {
+    match request {
         Request::Change(_) | Request::Join(_) => MAJORITY,
         _ => ANSWER,
-    };
+    }
+}
+
+async fn in_time(
+    peer: &Peer,
+    patience: Duration,
+    exchange: impl Future<Output = Result<Response, CallError>>,
+) -> Result<Response, CallError> {
     let late = |_| CallError(format!("no answer from {} within {} s", peer.address, patience.as_secs()));
-    tokio::time::timeout(patience, exchange(config, cluster, peer, request)).await.map_err(late)?
+    timeout(patience, exchange).await.map_err(late)?
 }
 
 fn failed(error: impl std::fmt::Display) -> CallError {
     CallError(error.to_string())
 }
 
-async fn exchange(
+/// A connection to a member.
+#[derive(Clone)]
+struct Connection {
+    sender: SendRequest<Body>,
+    /// Whose it is by the certificate that was shown.
+    node: String,
+    key: Option<KeyDigest>,
+    since: Instant,
+}
+
+async fn connect(
     config: &Arc<ClientConfig>,
     cluster: ClusterId,
     peer: &Peer,
-    request: Request,
-) -> Result<Response, CallError> {
+) -> Result<Connection, CallError> {
+    let mut config = ClientConfig::clone(config);
+    config.alpn_protocols = vec![ALPN.to_vec()];
     let connect = async {
         let stream = TcpStream::connect(peer.address).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let host = ServerName::try_from(host_name(cluster, &peer.name)).map_err(failed)?;
-        TlsConnector::from(config.clone()).connect(host, stream).await.map_err(tls_failed)
+        TlsConnector::from(Arc::new(config)).connect(host, stream).await.map_err(|error| explained(&error))
     };
     let late = |_| CallError(format!("{} cannot be reached within {} s", peer.address, CONNECT.as_secs()));
-    let stream = tokio::time::timeout(CONNECT, connect).await.map_err(late)??;
+    let stream = timeout(CONNECT, connect).await.map_err(late)??;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let key = shown.and_then(|der| NodeCertificate::read(der).ok()).map(|certificate| certificate.key);
-    // Whoever has the authority's key could sign in any name: the map knows the member's key.
-    if peer.key.is_some() && key != peer.key {
-        return Err(CallError(format!(
-            "who answers at {} is not {}: its key is another one",
-            peer.address, peer.name
-        )));
-    }
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let body = postcard::to_stdvec(&request).map_err(failed)?;
-    let request = hyper::Request::builder()
-        .method(Method::POST)
-        .uri(PATH)
-        .header(hyper::header::HOST, "kodiak")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(failed)?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(tls_failed)?;
-        let status = response.status();
-        let body =
-            Limited::new(response.into_body(), MAX_MESSAGE).collect().await.map_err(failed)?.to_bytes();
-        match status {
-            StatusCode::OK => postcard::from_bytes(&body).map_err(failed),
-            status => Err(CallError(format!("{status}: {}", String::from_utf8_lossy(&body)))),
+    let handshake = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(ANSWER)
+        .keep_alive_timeout(ANSWER)
+        .handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(|error| explained(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to a member lost");
         }
-    };
-    // The connection moves only while it is polled; it ends with the call.
-    tokio::select! {
-        answered = answer => answered,
-        Err(error) = connection => Err(tls_failed(error)),
+    });
+    let connection = Connection { sender, node: peer.name.clone(), key, since: Instant::now() };
+    // Whoever has the authority's key could sign in any name: the map knows the member's key.
+    if connection.is_to(peer) {
+        return Ok(connection);
+    }
+    Err(CallError(format!("who answers at {} is not {}: its key is another one", peer.address, peer.name)))
+}
+
+impl Connection {
+    fn is_to(&self, peer: &Peer) -> bool {
+        self.node == peer.name && (peer.key.is_none() || self.key == peer.key)
+    }
+
+    async fn call(self, request: Request) -> Result<Response, CallError> {
+        let mut client = tonic::client::Grpc::with_origin(self, Uri::from_static("https://kodiak"))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        client.ready().await.map_err(|error| explained(&error))?;
+        let path = PathAndQuery::from_static(PATH);
+        let codec = Postcard::<Request, Response>::default();
+        let answer = client.unary(tonic::Request::new(request), path, codec).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| explained(&status))
     }
 }
 
-/// Says what a refusal of TLS means.
-fn tls_failed(error: impl std::error::Error) -> CallError {
-    let mut text = error.to_string();
+impl tonic::client::GrpcService<Body> for Connection {
+    type ResponseBody = Incoming;
+    type Error = hyper::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = hyper::Result<http::Response<Incoming>>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.sender.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.sender.send_request(request))
+    }
+}
+
+/// An error with its causes, and what those of TLS mean.
+fn explained(error: &(dyn std::error::Error + 'static)) -> CallError {
+    let mut text = match error.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
         cause = error.source();
     }
     let hint = if text.contains("UnknownIssuer") || text.contains("UnknownCA") {
@@ -165,34 +245,43 @@ fn tls_failed(error: impl std::error::Error) -> CallError {
 pub async fn answer(
     membership: &Arc<Membership>,
     certificate: Option<&CertificateDer<'static>>,
-    request: hyper::Request<Incoming>,
-) -> hyper::Response<Full<Bytes>> {
-    let plain = |status, text: &str| {
-        let mut response = hyper::Response::new(Full::new(Bytes::from(text.to_owned())));
-        *response.status_mut() = status;
-        response
-    };
-    if request.method() != Method::POST || request.uri().path() != PATH {
-        return plain(StatusCode::NOT_FOUND, "members call POST /cluster");
+    request: http::Request<Incoming>,
+) -> http::Response<Body> {
+    if request.uri().path() != PATH {
+        return Status::unimplemented(format!("members call {PATH}")).into_http();
     }
     let caller = membership.identify(certificate.map(|der| der.as_ref()));
     let limit = if matches!(caller, Ok(Caller::Member(_))) { MAX_MESSAGE } else { MAX_JOIN };
-    let body = tokio::time::timeout(ANSWER, Limited::new(request.into_body(), limit).collect()).await;
-    let Ok(Ok(body)) = body else {
-        return plain(StatusCode::BAD_REQUEST, "the request is too long or too slow");
-    };
-    let response = match (caller, postcard::from_bytes::<Request>(&body.to_bytes())) {
-        (Ok(caller), Ok(request)) => membership.handle(caller, request).await,
-        (Err(refusal), _) => {
-            tracing::warn!(%refusal, "a cluster call is refused");
-            Response::Refused(refusal)
-        }
-        (Ok(_), Err(_)) => Response::Refused(Refusal::Failed(
-            "the request makes no sense here: do all machines run the same version?".into(),
-        )),
-    };
-    match postcard::to_stdvec(&response) {
-        Ok(bytes) => hyper::Response::new(Full::new(bytes.into())),
-        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    let asked = Asked { membership: membership.clone(), caller };
+    let mut server = tonic::server::Grpc::new(Postcard::<Response, Request>::default())
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let answered = timeout(MAJORITY + ANSWER, server.unary(asked, request)).await;
+    answered.unwrap_or_else(|_| Status::new(Code::DeadlineExceeded, "the request is too slow").into_http())
+}
+
+/// A request whose message is about to be read.
+struct Asked {
+    membership: Arc<Membership>,
+    caller: Result<Caller, Refusal>,
+}
+
+impl tonic::server::UnaryService<Request> for Asked {
+    type Response = Response;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<tonic::Response<Response>, Status>> + Send + 'static>>;
+
+    fn call(&mut self, request: tonic::Request<Request>) -> Self::Future {
+        let (membership, caller) = (self.membership.clone(), self.caller.clone());
+        Box::pin(async move {
+            let response = match caller {
+                Ok(caller) => membership.handle(caller, request.into_inner()).await,
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "a cluster call is refused");
+                    Response::Refused(refusal)
+                }
+            };
+            Ok(tonic::Response::new(response))
+        })
     }
 }

@@ -11,6 +11,7 @@
 pub mod call;
 pub mod certificates;
 pub mod change;
+mod codec;
 pub mod disk;
 pub mod file;
 pub mod home;

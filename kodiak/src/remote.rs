@@ -41,7 +41,7 @@ impl Extension for View {
         certificate: Option<&CertificateDer<'static>>,
         request: hyper::Request<hyper::body::Incoming>,
     ) -> hyper::Response<Body> {
-        call::answer(&self.0, certificate, request).await.map(Body::new)
+        call::answer(&self.0, certificate, request).await
     }
 }
 

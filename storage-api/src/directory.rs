@@ -65,6 +65,12 @@ impl Directory {
         newer
     }
 
+    /// The time of its last change.
+    pub fn newest(&self) -> Timestamp {
+        let headers = self.headers.values().map(|header| header.timestamp);
+        headers.fold(self.created.max(self.deleted), Timestamp::max)
+    }
+
     /// Forgets the headers of what was deleted.
     pub fn drop_old_headers(&mut self) {
         let deleted = self.deleted;

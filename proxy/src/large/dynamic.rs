@@ -22,8 +22,8 @@ pub(super) async fn open(
     let (container, prefix) = decoded.trim_start_matches('/').split_once('/').ok_or_else(refused)?;
     let mut segments = Vec::new();
     let mut md5 = Md5::new();
-    let policy = match store.container(account, container).await {
-        Ok(info) if access(&info.directory) => Some(info.directory.policy),
+    let policy = match store.container_record(account, container).await {
+        Ok(container) if access(&container) => Some(container.policy),
         Ok(_) => return Err(StoreError::Denied),
         Err(StoreError::NoContainer) => None,
         Err(error) => return Err(error),

@@ -131,11 +131,11 @@ impl Segments {
     }
 
     async fn open(&self, segment: &Segment) -> Result<OpenObject, StoreError> {
-        let info = self.store.container(segment.path.account(), segment.path.container()).await?;
-        if !(self.access)(&info.directory) {
+        let container = self.store.container_record(segment.path.account(), segment.path.container()).await?;
+        if !(self.access)(&container) {
             return Err(StoreError::Denied);
         }
-        let object = self.store.open(&segment.path, info.directory.policy).await?;
+        let object = self.store.open(&segment.path, container.policy).await?;
         let object = symlink::follow(&self.store, &self.access, object).await.map_err(|broken| *broken)?;
         let record = object.record();
         let current =

@@ -148,11 +148,11 @@ async fn chase(
 
 async fn open(store: &SharedStore, access: &Access, target: &ObjectPath) -> Result<OpenObject, Box<Broken>> {
     let broken = |error| Box::new(Broken { target: target.clone(), why: Why::Unopened(error) });
-    let info = store.container(target.account(), target.container()).await.map_err(broken)?;
-    if !access(&info.directory) {
+    let container = store.container_record(target.account(), target.container()).await.map_err(broken)?;
+    if !access(&container) {
         return Err(broken(StoreError::Denied));
     }
-    store.open(target, info.directory.policy).await.map_err(broken)
+    store.open(target, container.policy).await.map_err(broken)
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ fn parse(text: &[u8], owner: &str) -> Result<Canned, S3Error> {
 impl S3Front {
     /// `?acl` of a bucket or an object.
     pub(super) async fn acl(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let directory = self.bucket_info(call).await?.directory;
+        let directory = self.bucket_record(call).await?;
         if call.key.is_some() {
             self.store.head(&call.path(), directory.policy).await?;
         }

@@ -1,7 +1,9 @@
 //! Buckets and their configuration.
 
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery};
+use kodiak_storage_api::{Directory, Entry, ListQuery};
 use serde::Deserialize;
 
 use super::S3Front;
@@ -85,9 +87,9 @@ impl S3Front {
     }
 
     /// The bucket's record, whose policy places its objects.
-    pub(super) async fn bucket_info(&self, call: &Call) -> Result<DirectoryInfo, S3Error> {
-        match self.store.container(call.account(), call.bucket()).await {
-            Ok(info) => Ok(info),
+    pub(super) async fn bucket_record(&self, call: &Call) -> Result<Arc<Directory>, S3Error> {
+        match self.store.container_record(call.account(), call.bucket()).await {
+            Ok(bucket) => Ok(bucket),
             Err(StoreError::NoContainer) if valid_bucket_name(call.bucket()) => {
                 Err(S3Error::no_such_bucket().with("BucketName", call.bucket()))
             }
@@ -99,7 +101,7 @@ impl S3Front {
     }
 
     async fn head_bucket(&self, call: &Call) -> Answer {
-        self.bucket_info(call).await?;
+        self.bucket_record(call).await?;
         let builder = Response::builder()
             .header("x-amz-bucket-region", &self.settings.region)
             .header("content-type", "application/xml")
@@ -134,7 +136,7 @@ impl S3Front {
     }
 
     async fn delete_bucket(&self, call: &Call) -> Answer {
-        self.bucket_info(call).await?;
+        self.bucket_record(call).await?;
         self.store.delete_container(call.account(), call.bucket()).await?;
         self.abort_all(call).await?;
         Ok(Response::builder().status(StatusCode::NO_CONTENT).body(empty())?)
@@ -144,7 +146,7 @@ impl S3Front {
     async fn bucket_subresource(&self, call: &Call, body: &mut RequestBody) -> Option<Answer> {
         let answer = |xml: Xml, root: &str| Some(xml.answer(root));
         if call.has("location") && call.method == Method::GET {
-            if let Err(error) = self.bucket_info(call).await {
+            if let Err(error) = self.bucket_record(call).await {
                 return Some(Err(error));
             }
             let mut xml = Xml::root("LocationConstraint");

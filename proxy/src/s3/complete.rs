@@ -187,10 +187,10 @@ impl S3Front {
 
     /// An upload that is gone may be one whose completion was answered to nobody.
     async fn completed_before(&self, call: &Call, error: S3Error) -> Answer {
-        let info = self.bucket_info(call).await?;
-        match self.store.open(&call.path(), info.directory.policy).await {
+        let bucket = self.bucket_record(call).await?;
+        match self.store.open(&call.path(), bucket.policy).await {
             Ok(object) if is_of(object.record(), call.query("uploadId").unwrap_or("")) => {
-                let version = versions::written(versions::mode(&info), object.version());
+                let version = versions::written(versions::mode(&bucket), object.version());
                 self.completed(call, object.record(), owned_checksum(object.record()), version)
             }
             _ => Err(error),

@@ -64,7 +64,7 @@ impl S3Front {
         } else {
             return None;
         };
-        Some(self.bucket_info(call).await.and(answer))
+        Some(self.bucket_record(call).await.and(answer))
     }
 }
 

@@ -82,9 +82,9 @@ impl S3Front {
     }
 
     pub(super) async fn copy_object(&self, call: &Call) -> Answer {
-        let info = self.bucket_info(call).await?;
-        acl::check_object(call, &info.directory)?;
-        let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        let bucket = self.bucket_record(call).await?;
+        acl::check_object(call, &bucket)?;
+        let (policy, mode) = (bucket.policy, versions::mode(&bucket));
         self.check_class(call, policy)?;
         let condition = condition(call)?;
         let source = self.source(call).await?;
@@ -122,7 +122,7 @@ impl S3Front {
             keep_checksum(&mut object, algorithm, value.clone(), true);
         }
         let staged = upload.finish().await?;
-        self.store.archive(&info.directory, &call.path()).await?;
+        self.store.archive(&bucket, &call.path()).await?;
         let written = self.store.commit_as(mode, staged, object, condition).await?;
         let record = written.record;
         let mut xml = Xml::root("CopyObjectResult");

@@ -1,7 +1,7 @@
 //! Deleting objects, one or many.
 
 use futures_util::{StreamExt, stream};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath};
+use kodiak_storage_api::{Directory, ObjectPath};
 use serde::Deserialize;
 
 use super::S3Front;
@@ -37,16 +37,16 @@ struct Named {
 
 impl S3Front {
     pub(super) async fn delete_object(&self, call: &Call) -> Answer {
-        let info = self.bucket_info(call).await?;
+        let bucket = self.bucket_record(call).await?;
         let condition = match call.header("if-match") {
             Some(list) => Precondition::Matches(etags(list)),
             None => Precondition::None,
         };
-        self.delete_key(call, &info, condition).await
+        self.delete_key(call, &bucket, condition).await
     }
 
     pub(super) async fn delete_many(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.bucket_info(call).await?;
+        let bucket = self.bucket_record(call).await?;
         let text = self.receive_xml(call, body).await?;
         let wanted: Delete = xml::parse(&text)?;
         if wanted.objects.is_empty() || wanted.objects.len() > MAX_KEYS {
@@ -56,7 +56,7 @@ impl S3Front {
             return Err(S3Error::missing_key());
         }
         let mut xml = Xml::root("DeleteResult");
-        let delete = |named: Named| async { (self.delete_named(call, &info, &named).await, named) };
+        let delete = |named: Named| async { (self.delete_named(call, &bucket, &named).await, named) };
         let deletes: Vec<_> = wanted.objects.into_iter().map(delete).collect();
         let mut done = stream::iter(deletes).buffered(AT_ONCE);
         while let Some((done, named)) = done.next().await {
@@ -65,7 +65,7 @@ impl S3Front {
                 Ok((requested, deletion)) => {
                     xml.open("Deleted");
                     xml.element("Key", &named.key);
-                    deleted(&mut xml, &info, requested, &deletion);
+                    deleted(&mut xml, &bucket, requested, &deletion);
                     xml.close("Deleted");
                 }
                 Err(error) => {
@@ -86,7 +86,7 @@ impl S3Front {
     async fn delete_named(
         &self,
         call: &Call,
-        info: &DirectoryInfo,
+        bucket: &Directory,
         named: &Named,
     ) -> Result<(Option<Requested>, Deletion), S3Error> {
         if named.key.contains('\0') {
@@ -101,19 +101,19 @@ impl S3Front {
             None => Precondition::None,
         };
         let path = ObjectPath::new(call.account(), call.bucket(), &named.key);
-        let deletion = self.delete_requested((&path, info), requested, condition).await?;
+        let deletion = self.delete_requested((&path, bucket), requested, condition).await?;
         Ok((requested, deletion))
     }
 }
 
 /// What the answer to a batch says of a key's versions.
-fn deleted(xml: &mut Xml, info: &DirectoryInfo, requested: Option<Requested>, deletion: &Deletion) {
+fn deleted(xml: &mut Xml, bucket: &Directory, requested: Option<Requested>, deletion: &Deletion) {
     if let Some(requested) = requested {
         xml.element("VersionId", &requested.to_string());
     }
     if deletion.marker {
         xml.element("DeleteMarker", "true");
-        let marker = deleted_version(info, requested, deletion);
+        let marker = deleted_version(bucket, requested, deletion);
         xml.element("DeleteMarkerVersionId", marker.as_deref().unwrap_or("null"));
     }
 }

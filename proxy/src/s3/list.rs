@@ -119,7 +119,7 @@ impl S3Front {
     }
 
     pub(super) async fn list_v1(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let policy = self.bucket_record(call).await?.policy;
         let listing = Listing::of(call, self.class(policy))?;
         let marker = call.query("marker").unwrap_or("");
         let page = self.page(&listing, Some(marker.to_owned())).await?;
@@ -136,7 +136,7 @@ impl S3Front {
     }
 
     pub(super) async fn list_v2(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let policy = self.bucket_record(call).await?.policy;
         let listing = Listing::of(call, self.class(policy))?;
         let token = call.query("continuation-token").filter(|token| !token.is_empty());
         let after = call.query("start-after");

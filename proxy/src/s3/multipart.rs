@@ -4,6 +4,8 @@
 //! upload `key NUL id` in the container of its bucket's name of the account [`UPLOADS`], its parts
 //! `id NUL number` in that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::{Method, Response, StatusCode};
 use kodiak_storage_api::{Directory, Entry, ListQuery, ObjectPath, ObjectRecord, PolicyIndex, Row};
@@ -38,7 +40,7 @@ pub(super) struct Begun {
     /// Policy of the bucket, of the parts, and of the object.
     pub(super) policy: PolicyIndex,
     /// The bucket.
-    pub(super) bucket: Directory,
+    pub(super) bucket: Arc<Directory>,
     /// How its writes treat what is there.
     pub(super) mode: Mode,
     pub(super) id: String,
@@ -86,7 +88,7 @@ impl S3Front {
     }
 
     async fn begin_upload(&self, call: &Call) -> Answer {
-        let bucket = self.bucket_info(call).await?.directory;
+        let bucket = self.bucket_record(call).await?;
         acl::check_object(call, &bucket)?;
         let policy = bucket.policy;
         self.check_class(call, policy)?;
@@ -125,15 +127,15 @@ impl S3Front {
     /// The upload that a request names.
     pub(super) async fn begun(&self, call: &Call) -> Result<Begun, S3Error> {
         let id = call.query("uploadId").unwrap_or("").to_owned();
-        let info = self.bucket_info(call).await?;
-        let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        let bucket = self.bucket_record(call).await?;
+        let (policy, mode) = (bucket.policy, versions::mode(&bucket));
         let missing = || S3Error::no_such_upload().with("UploadId", call.query("uploadId").unwrap_or(""));
         if id.is_empty() || id.contains('\0') {
             return Err(missing());
         }
         let path = ObjectPath::new(&uploads_account(call), call.bucket(), &format!("{}\0{id}", call.key()));
         match self.store.head(&path, policy).await {
-            Ok(record) => Ok(Begun { path, record, policy, bucket: info.directory, mode, id }),
+            Ok(record) => Ok(Begun { path, record, policy, bucket, mode, id }),
             Err(StoreError::NoObject) => Err(missing()),
             Err(error) => Err(error.into()),
         }
@@ -287,7 +289,7 @@ impl S3Front {
     }
 
     pub(super) async fn list_uploads(&self, call: &Call) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let policy = self.bucket_record(call).await?.policy;
         let limit = max(call, "max-uploads")?;
         let url = url_encoded(call)?;
         let (key_marker, id_marker) =

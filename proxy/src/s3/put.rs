@@ -14,9 +14,9 @@ use crate::store::{Precondition, StoreError};
 
 impl S3Front {
     pub(super) async fn put_object(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.bucket_info(call).await?;
-        acl::check_object(call, &info.directory)?;
-        let (policy, mode) = (info.directory.policy, versions::mode(&info));
+        let bucket = self.bucket_record(call).await?;
+        acl::check_object(call, &bucket)?;
+        let (policy, mode) = (bucket.policy, versions::mode(&bucket));
         self.check_class(call, policy)?;
         let mut object = metadata::new_object(call, self.store.now())?;
         let condition = condition(call)?;
@@ -27,7 +27,7 @@ impl S3Front {
         if let Some((algorithm, value)) = &checksum {
             keep_checksum(&mut object, *algorithm, value.clone(), true);
         }
-        self.store.archive(&info.directory, &call.path()).await?;
+        self.store.archive(&bucket, &call.path()).await?;
         let written = self.store.commit_as(mode, received.staged, object, condition).await?;
         let (record, version) = (written.record, versions::written(mode, written.version));
         let mut builder = versions::with_version(Response::builder(), version.as_deref())

@@ -125,7 +125,7 @@ fn document(stored: &str) -> Answer {
 impl S3Front {
     /// `?tagging` of an object.
     pub(super) async fn object_tags(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let policy = self.bucket_info(call).await?.directory.policy;
+        let policy = self.bucket_record(call).await?.policy;
         let requested = Requested::of(call)?;
         let opened = self.open_requested(call, requested).await?;
         if call.method != Method::GET && requested.is_some() {
@@ -152,7 +152,7 @@ impl S3Front {
 
     /// `?tagging` of a bucket.
     pub(super) async fn bucket_tags(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let directory = self.bucket_info(call).await?.directory;
+        let directory = self.bucket_record(call).await?;
         let stored = match call.method {
             Method::GET => {
                 let none = || {

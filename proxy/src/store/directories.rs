@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kodiak_storage_api::{
     Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, Mode,
-    NodeError, PolicyIndex, Row, RowDurability,
+    NodeError, PolicyIndex, Row, RowDurability, Timestamp,
 };
 
 use super::accounts::{Life, owner_of};
@@ -19,8 +19,8 @@ const SHOW_ATTEMPTS: usize = 4;
 /// Times a replica is looked at again that has rows, and how long after.
 const EMPTY_LOOKS: usize = 5;
 const EMPTY_PAUSE: Duration = Duration::from_millis(50);
-/// Times a directory is created again because it has been deleted meanwhile.
-const CREATE_ATTEMPTS: usize = 4;
+/// Times a record is changed again because another change has a newer time.
+const CHANGE_ATTEMPTS: usize = 8;
 
 impl Store {
     /// Creates an account or sets headers of it; whether it is new.
@@ -32,7 +32,7 @@ impl Store {
         self.refuse_deleted(account).await?;
         let key = self.map().account(account);
         let change = DirectoryChange::Create { policy: PolicyIndex(0), headers };
-        let (_, created) = self.create(self.map().account_replicas(key), key, account, change).await?;
+        let (_, created) = self.change(self.map().account_replicas(key), key, account, change).await?;
         self.note_life(account);
         Ok(created.everywhere)
     }
@@ -72,7 +72,10 @@ impl Store {
         let key = self.map().container(&path);
         let change = DirectoryChange::Create { policy, headers };
         let _lock = self.locks.lock(key.hash).await;
-        let (info, created) = self.create(self.map().container_replicas(key), key, &path, change).await?;
+        let unchanged = matches!(&change, DirectoryChange::Create { headers, .. } if headers.is_empty());
+        let replicas = self.map().container_replicas(key);
+        let several = replicas.len();
+        let (info, created) = self.change(replicas, key, &path, change).await?;
         if created.somewhere {
             let shown = self.show_container(account, container).await;
             let own = account.starts_with('\0');
@@ -84,6 +87,11 @@ impl Store {
                 return Err(StoreError::AccountDeleted);
             }
             shown?;
+        }
+        // Of what was never there nobody has a record.
+        let new = created.everywhere && info.directory.deleted == Timestamp::ZERO;
+        if !new && (created.somewhere || !unchanged) {
+            self.outlast_leases(several).await;
         }
         Ok((info, created.everywhere))
     }
@@ -112,7 +120,11 @@ impl Store {
         let path = format!("{account}/{container}");
         let key = self.map().container(&path);
         let change = DirectoryChange::Update { headers };
-        self.change(self.map().container_replicas(key), key, &path, change).await.map(drop)
+        let replicas = self.map().container_replicas(key);
+        let several = replicas.len();
+        self.change(replicas, key, &path, change).await?;
+        self.outlast_leases(several).await;
+        Ok(())
     }
 
     /// Deletes an empty container that has no versions either.
@@ -130,7 +142,11 @@ impl Store {
         let key = self.map().container(&path);
         let _lock = self.locks.lock(key.hash).await;
         self.delete_empty(key, &path).await?;
-        self.show_container(account, container).await
+        let (shown, ()) = tokio::join!(
+            self.show_container(account, container),
+            self.outlast_leases(self.map().container_replicas(key).len())
+        );
+        shown
     }
 
     /// Deletes a directory that has no rows. Each replica looks for itself: an acknowledged row is at a
@@ -266,6 +282,8 @@ impl Store {
         written.map(drop).map_err(|error| as_account(error.into()))
     }
 
+    /// Changes a record, at a majority, by a time that is newer than that of what it replaces: proxies' clocks
+    /// differ, and a change with an older time would be taken without having an effect.
     async fn change(
         &self,
         replicas: Vec<Replica>,
@@ -273,37 +291,29 @@ impl Store {
         name: &str,
         change: DirectoryChange,
     ) -> Result<(DirectoryInfo, Created), StoreError> {
-        let timestamp = self.clock.now();
-        let write = |_, replica: Replica| {
-            let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
-            async move { replica.node.write_directory(replica.device, write).await }
-        };
-        let answers = quorum::write(replicas, write).await?;
-        let created = Created {
-            somewhere: answers.iter().any(|(_, created)| *created),
-            everywhere: answers.iter().all(|(_, created)| *created),
-        };
-        let merged = merge(answers.into_iter().map(|(info, _)| info));
-        let none = || StoreError::Unavailable("no replica answered".into());
-        Ok((merged.ok_or_else(none)?, created))
-    }
-
-    /// As [`Store::change`], where the clock may be behind that of an earlier deletion.
-    async fn create(
-        &self,
-        replicas: Vec<Replica>,
-        key: DirectoryKey,
-        name: &str,
-        change: DirectoryChange,
-    ) -> Result<(DirectoryInfo, Created), StoreError> {
-        for _ in 0..CREATE_ATTEMPTS {
-            let (info, created) = self.change(replicas.clone(), key, name, change.clone()).await?;
-            if info.directory.exists() {
+        let mut created = Created { somewhere: false, everywhere: false };
+        for _ in 0..CHANGE_ATTEMPTS {
+            let timestamp = self.clock.now();
+            let write = |_, replica: Replica| {
+                let write = DirectoryWrite { key, name: name.to_owned(), timestamp, change: change.clone() };
+                async move { replica.node.write_directory(replica.device, write).await }
+            };
+            let answers = quorum::write(replicas.clone(), write).await?;
+            created.somewhere |= answers.iter().any(|(_, created)| *created);
+            created.everywhere |= answers.iter().all(|(_, created)| *created);
+            let merged = merge(answers.into_iter().map(|(info, _)| info));
+            let info = merged.ok_or_else(|| StoreError::Unavailable("no replica answered".into()))?;
+            let newest = info.directory.newest();
+            self.clock.observe(newest);
+            let effective = match change {
+                DirectoryChange::Delete => !info.directory.exists(),
+                _ => newest <= timestamp,
+            };
+            if effective || self.weakness == Weakness::LostChanges {
                 return Ok((info, created));
             }
-            self.clock.observe(info.directory.deleted);
         }
-        Err(StoreError::Unavailable("it is deleted again and again".into()))
+        Err(StoreError::Unavailable("others change it all the time".into()))
     }
 
     /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,

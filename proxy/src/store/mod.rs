@@ -20,6 +20,7 @@ mod md5;
 mod open;
 mod quorum;
 mod reaper;
+mod records;
 mod register;
 mod upload;
 mod versions;
@@ -48,6 +49,7 @@ use buffers::Buffers;
 use locks::KeyLocks;
 use md5::Hashers;
 use open::Readers;
+use records::Records;
 
 /// What must hold of the current version for a write to happen; checked atomically with it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -105,6 +107,7 @@ pub struct Store {
     map: ArcSwap<Map>,
     clock: Arc<Clock>,
     locks: KeyLocks,
+    records: Records,
     buffers: Buffers,
     /// Their threads begin with the first upload that needs them.
     hashers: OnceLock<Hashers>,
@@ -134,6 +137,10 @@ pub enum Weakness {
     MinorityDeletes,
     /// A reaper does not look whether the account has come to life again.
     BlindReaper,
+    /// A change of a container is acknowledged while others may still go by the old record.
+    ShortLeases,
+    /// A change of a container that has an older time than the record is acknowledged.
+    LostChanges,
 }
 
 /// A store to share.
@@ -173,6 +180,7 @@ impl Store {
             map: ArcSwap::from_pointee(Map::new(placement, nodes)?),
             clock,
             locks: KeyLocks::new(),
+            records: Records::new(),
             buffers: Buffers::new(),
             hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),

@@ -1,5 +1,7 @@
 //! Log-in, tokens, and who may do what.
 
+use std::sync::Arc;
+
 use http::{Method, Response, StatusCode, header::WWW_AUTHENTICATE};
 use kodiak_auth::{AuthError, Principal, Secret};
 use kodiak_storage_api::{Directory, DirectoryInfo};
@@ -117,21 +119,37 @@ impl SwiftFront {
         Ok(())
     }
 
-    /// The call's container, if the asker may do this with it. Somebody who may not is not told
-    /// whether it exists.
-    pub(super) async fn container_for(&self, call: &Call, want: Want) -> Result<DirectoryInfo, SwiftError> {
+    /// The call's container, for its objects, if the asker may do this with it. Somebody who may not is not
+    /// told whether it exists.
+    pub(super) async fn container_for(&self, call: &Call, want: Want) -> Result<Arc<Directory>, SwiftError> {
+        match self.store.container_record(call.account(), call.container()).await {
+            Ok(container) => {
+                self.authorize(call, &container, want).await?;
+                Ok(container)
+            }
+            Err(error) => Err(self.hide(call, want, error).await),
+        }
+    }
+
+    /// The same with its totals.
+    pub(super) async fn container_info(&self, call: &Call, want: Want) -> Result<DirectoryInfo, SwiftError> {
         match self.store.container(call.account(), call.container()).await {
             Ok(info) => {
                 self.authorize(call, &info.directory, want).await?;
                 Ok(info)
             }
-            Err(error) => {
-                if call.preauthorized.is_none() {
-                    self.require(call, want).await?;
-                }
-                Err(error.into())
-            }
+            Err(error) => Err(self.hide(call, want, error).await),
         }
+    }
+
+    /// Why there is no container, for those who may know.
+    async fn hide(&self, call: &Call, want: Want, error: StoreError) -> SwiftError {
+        if call.preauthorized.is_none()
+            && let Err(denied) = self.require(call, want).await
+        {
+            return denied;
+        }
+        error.into()
     }
 }
 

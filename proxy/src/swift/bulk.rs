@@ -125,7 +125,7 @@ impl SwiftFront {
             self.container_for(call, Want::Own).await?;
             return Ok(self.store.delete_container(call.account(), call.container()).await?);
         };
-        let info = self.container_for(call, Want::Write).await?;
-        self.delete_in(&info, &path, Precondition::None).await.map(drop)
+        let container = self.container_for(call, Want::Write).await?;
+        self.delete_in(&container, &path, Precondition::None).await.map(drop)
     }
 }

@@ -30,7 +30,7 @@ impl SwiftFront {
 
     async fn read_container(&self, call: &Call) -> Answer {
         let format = Format::of(call)?;
-        let info = self.with_versions(self.container_for(call, Want::List).await?).await?;
+        let info = self.with_versions(self.container_info(call, Want::List).await?).await?;
         if call.query.has("versions") && !call.is_head() {
             let builder = self.container_headers(&info, call.by_owner());
             return self.list_versions(call, &info, builder).await;
@@ -131,7 +131,7 @@ impl SwiftFront {
     }
 
     async fn post_container(&self, call: &Call) -> Answer {
-        let info = self.container_for(call, Want::Own).await?;
+        let info = self.container_info(call, Want::Own).await?;
         let mut changes = self.container_changes(call)?;
         check_merged(&info, Kind::Container, &changes)?;
         self.versioning_changes(call, Some(&info), info.directory.policy, &mut changes).await?;

@@ -41,8 +41,8 @@ impl SwiftFront {
             return Err(SwiftError::bad_request("Copy requests require a zero byte body"));
         }
         let from = call.with_target(Method::GET, source.clone());
-        let source_info = self.container_for(&from, Want::Read).await?;
-        let mut object = self.open_requested(&from, &source_info).await?;
+        let from_container = self.container_for(&from, Want::Read).await?;
+        let mut object = self.open_requested(&from, &from_container).await?;
         if is_link(object.record()) {
             if call.query.get("symlink") == Some("get") {
                 return self.copy_symlink(call, &source, object.record()).await;
@@ -52,7 +52,7 @@ impl SwiftFront {
         if call.headers.contains_key(symlink::TARGET) {
             return Err(symlink::not_empty());
         }
-        let info = self.container_for(call, Want::Write).await?;
+        let container = self.container_for(call, Want::Write).await?;
         let record = object.record().clone();
         let whole_manifest = call.query.get("multipart-manifest") == Some("get");
         let segments = if whole_manifest { None } else { self.large_object(&from, &object).await? };
@@ -68,15 +68,15 @@ impl SwiftFront {
         if range.end - range.start > MAX_FILE {
             return Err(SwiftError::status(StatusCode::PAYLOAD_TOO_LARGE));
         }
-        self.check_quotas(call, &info, range.end - range.start).await?;
+        self.check_quotas(call, &container, range.end - range.start).await?;
         let mut new = self.copied(call, &record)?;
         if whole_manifest && record.header(large::STATIC).is_some() {
             let entries = large::parse(&large::whole(&object).await?)?;
-            return self.copy_slo(call, &entries, new, &info).await;
+            return self.copy_slo(call, &entries, new, &container).await;
         }
         new.headers.retain(|(name, _)| name != large::STATIC && !name.starts_with("x-object-sysmeta-slo"));
         let path = call.object_path()?;
-        let policy = info.directory.policy;
+        let policy = container.policy;
         let condition = self.condition(call, &path, policy).await?;
         let mut upload = self.store.upload(path, policy, false);
         let mut stream = bytes.stream(range);
@@ -85,7 +85,7 @@ impl SwiftFront {
         }
         let staged = upload.finish().await?;
         check_etag(call, &hex::encode(staged.md5()))?;
-        let written = self.store_in(&info.directory, staged, new, condition).await?;
+        let written = self.store_in(&container, staged, new, condition).await?;
         let stored = &written.record;
         let answer = created_with(stored, &stored.etag, &copied_headers(&source, &record, stored));
         stamp(answer, written.version)

@@ -40,8 +40,9 @@ impl SwiftFront {
             return Ok(builder.body(empty())?);
         };
         let wanted = call.header("access-control-request-method").ok_or_else(refused)?;
-        let info = self.store.container(call.account(), call.container()).await.map_err(|_| refused())?;
-        let origin = allowed(&info.directory, origin).ok_or_else(refused)?;
+        let record = self.store.container_record(call.account(), call.container()).await;
+        let container = record.map_err(|_| refused())?;
+        let origin = allowed(&container, origin).ok_or_else(refused)?;
         if !methods.split(", ").any(|method| method == wanted) {
             return Err(refused());
         }
@@ -54,7 +55,7 @@ impl SwiftFront {
         if let Some(headers) = call.header("access-control-request-headers") {
             builder = builder.header("access-control-allow-headers", headers);
         }
-        if let Some(age) = info.directory.header(MAX_AGE) {
+        if let Some(age) = container.header(MAX_AGE) {
             builder = builder.header("access-control-max-age", age);
         }
         Ok(builder.body(empty())?)
@@ -63,9 +64,9 @@ impl SwiftFront {
     /// Adds what a browser needs to give an answer to a script of another origin.
     pub(super) async fn expose(&self, call: &Call, response: &mut Response<ResponseBody>) {
         let (Some(origin), Some(container)) = (call.header("origin"), &call.target.container) else { return };
-        let Ok(info) = self.store.container(call.account(), container).await else { return };
-        let Some(origin) = allowed(&info.directory, origin) else { return };
-        let exposed = exposed(response.headers(), info.directory.header(EXPOSED));
+        let Ok(container) = self.store.container_record(call.account(), container).await else { return };
+        let Some(origin) = allowed(&container, origin) else { return };
+        let exposed = exposed(response.headers(), container.header(EXPOSED));
         let headers = response.headers_mut();
         if let (Ok(origin), Ok(exposed)) = (HeaderValue::from_str(origin), HeaderValue::from_str(&exposed)) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);

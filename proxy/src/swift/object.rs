@@ -50,13 +50,13 @@ impl SwiftFront {
     }
 
     async fn get_object(&self, call: &Call) -> Answer {
-        let info = self.container_for(call, Want::Read).await?;
-        let object = self.open_requested(call, &info).await?;
+        let container = self.container_for(call, Want::Read).await?;
+        let object = self.open_requested(call, &container).await?;
         if is_link(object.record()) {
             return self.get_symlink(call, object).await;
         }
         let answer = self.get_opened(call, &object).await;
-        self.stamp_read(call, &info, &object, answer)
+        self.stamp_read(call, &container, &object, answer)
     }
 
     /// Answers with an object that is no link.
@@ -73,7 +73,7 @@ impl SwiftFront {
 
     async fn post_object(&self, call: &Call) -> Answer {
         symlink::refuse_on_post(call)?;
-        let info = self.container_for(call, Want::Write).await?;
+        let container = self.container_for(call, Want::Write).await?;
         let meta = metadata::object_meta(&call.headers, self.store.now())?;
         let content_type = header(&call.headers, "content-type").filter(|t| !t.is_empty()).map(str::to_owned);
         let path = call.object_path()?;
@@ -88,7 +88,7 @@ impl SwiftFront {
             }
             Ok(())
         };
-        let record = self.store.update_object(&path, info.directory.policy, edit).await?;
+        let record = self.store.update_object(&path, container.policy, edit).await?;
         match Link::of(&record, call.account()) {
             Some(link) => symlink::redirect(&link),
             None => done(StatusCode::ACCEPTED),
@@ -96,14 +96,14 @@ impl SwiftFront {
     }
 
     pub(super) async fn delete_object(&self, call: &Call) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
+        let container = self.container_for(call, Want::Write).await?;
         let path = call.object_path()?;
-        self.check_delete_at(call, &path, info.directory.policy).await?;
+        self.check_delete_at(call, &path, container.policy).await?;
         let condition = match call.header("if-match") {
             Some(list) => Precondition::Matches(crate::http::etags(list)),
             None => Precondition::None,
         };
-        self.delete_in(&info, &path, condition).await
+        self.delete_in(&container, &path, condition).await
     }
 }
 

@@ -17,19 +17,19 @@ pub(super) const MAX_FILE: u64 = 5 * 1024 * 1024 * 1024 + 2;
 
 impl SwiftFront {
     pub(super) async fn put_object(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
-        let policy = info.directory.policy;
+        let container = self.container_for(call, Want::Write).await?;
+        let policy = container.policy;
         let path = call.object_path()?;
         let length = check_length(call)?;
-        self.check_quotas(call, &info, length.unwrap_or(0)).await?;
+        self.check_quotas(call, &container, length.unwrap_or(0)).await?;
         let object = self.new_object(call)?;
         let condition = self.condition(call, &path, policy).await?;
         let staged = self.receive(path, policy, body).await?;
         if length.is_none() {
-            self.check_quotas(call, &info, staged.size()).await?;
+            self.check_quotas(call, &container, staged.size()).await?;
         }
         check_etag(call, &hex::encode(staged.md5()))?;
-        let written = self.store_in(&info.directory, staged, object, condition).await?;
+        let written = self.store_in(&container, staged, object, condition).await?;
         stamp(created(&written.record, &written.record.etag), written.version)
     }
 

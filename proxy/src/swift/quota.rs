@@ -57,18 +57,20 @@ impl SwiftFront {
     pub(super) async fn check_quotas(
         &self,
         call: &Call,
-        container: &DirectoryInfo,
+        container: &Directory,
         bytes: u64,
     ) -> Result<(), SwiftError> {
         let limit = |kind: &str| {
-            let quota = container.directory.header(&format!("x-container-meta-quota-{kind}"))?;
+            let quota = container.header(&format!("x-container-meta-quota-{kind}"))?;
             quota.parse::<u64>().ok()
         };
         // Most containers have no metadata of this kind, and then no name is made to look it up.
-        if has_any(&container.directory, "x-container-meta-quota-") {
-            let used = container.stats.bytes + self.store.version_bytes(container).await?;
+        if has_any(container, "x-container-meta-quota-") {
+            let (account, name) = container.name.split_once('/').unwrap_or_default();
+            let info = self.store.container(account, name).await?;
+            let used = info.stats.bytes + self.store.version_bytes(&info).await?;
             within(limit("bytes"), used.saturating_add(bytes))?;
-            within(limit("count"), container.stats.rows + 1)?;
+            within(limit("count"), info.stats.rows + 1)?;
         }
         if self.unlimited.holds(call.account())
             || call.principal.as_ref().is_some_and(|principal| principal.reseller_admin)
@@ -88,7 +90,7 @@ impl SwiftFront {
             self.unlimited.remember(call.account());
             return Ok(());
         }
-        self.check_account(call, &account, container.directory.policy, bytes).await
+        self.check_account(call, &account, container.policy, bytes).await
     }
 
     async fn check_account(

@@ -34,8 +34,8 @@ impl SwiftFront {
 
     /// `?multipart-manifest=delete`: the segments, and then the manifest.
     pub(super) async fn delete_slo(&self, call: &Call) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
-        let object = self.open_requested(call, &info).await;
+        let container = self.container_for(call, Want::Write).await?;
+        let object = self.open_requested(call, &container).await;
         let mut report = Deleted::default();
         match object {
             Ok(object) if object.record().header(large::STATIC).is_some() => {
@@ -50,8 +50,8 @@ impl SwiftFront {
                     self.delete_one(&call.with_target(Method::DELETE, target), &mut report).await;
                 }
                 let deleted = match versions::requested(call)? {
-                    Some(version) => self.delete_requested(&info, object.path(), version).await,
-                    None => self.delete_in(&info, object.path(), Precondition::None).await,
+                    Some(version) => self.delete_requested(&container, object.path(), version).await,
+                    None => self.delete_in(&container, object.path(), Precondition::None).await,
                 };
                 report.count(call, deleted.map(drop));
             }
@@ -74,9 +74,9 @@ impl SwiftFront {
         for entry in large::parse(&large::whole(object).await?)? {
             let Some(path) = entry.path(object.path().account()) else { continue };
             if entry.sub_slo && depth < 10 {
-                let container = self.store.container(path.account(), path.container()).await;
-                if let Ok(info) = container
-                    && let Ok(nested) = self.store.open(&path, info.directory.policy).await
+                let container = self.store.container_record(path.account(), path.container()).await;
+                if let Ok(container) = container
+                    && let Ok(nested) = self.store.open(&path, container.policy).await
                     && nested.record().header(large::STATIC).is_some()
                 {
                     Box::pin(self.collect_segments(&nested, paths, depth + 1)).await?;

@@ -1,9 +1,11 @@
 //! PUT of a static large object's manifest: `?multipart-manifest=put`.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use futures_util::{StreamExt, stream};
 use http::{Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord, VersionId};
+use kodiak_storage_api::{Directory, ObjectPath, ObjectRecord, VersionId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,7 +54,7 @@ pub(super) enum Segment {
 
 impl SwiftFront {
     pub(super) async fn put_slo(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
+        let container = self.container_for(call, Want::Write).await?;
         if call.headers.contains_key("x-copy-from") {
             return Err(SwiftError::status(StatusCode::METHOD_NOT_ALLOWED));
         }
@@ -66,11 +68,11 @@ impl SwiftFront {
         {
             return Err(SwiftError::status(StatusCode::LENGTH_REQUIRED));
         }
-        self.check_quotas(call, &info, text.len() as u64).await?;
+        self.check_quotas(call, &container, text.len() as u64).await?;
         let path = call.object_path()?;
         let segments = parse(&text, &path)?;
         let object = self.new_object(call)?;
-        let manifest = Manifest { segments, object, info };
+        let manifest = Manifest { segments, object, container };
         if call.query.is_true("heartbeat") {
             return self.put_slo_slowly(call, manifest);
         }
@@ -83,7 +85,7 @@ impl SwiftFront {
         call: &Call,
         entries: &[ManifestEntry],
         object: NewObject,
-        info: &DirectoryInfo,
+        container: &Arc<Directory>,
     ) -> Answer {
         let segment = |entry: &ManifestEntry| match &entry.data {
             Some(data) => Some(Segment::Data(data.clone())),
@@ -95,7 +97,7 @@ impl SwiftFront {
             }
         };
         let segments = entries.iter().filter_map(segment).collect();
-        self.store_slo(call, Manifest { segments, object, info: info.clone() }).await
+        self.store_slo(call, Manifest { segments, object, container: container.clone() }).await
     }
 
     async fn store_slo(&self, call: &Call, manifest: Manifest) -> Answer {
@@ -114,7 +116,7 @@ impl SwiftFront {
     }
 
     pub(super) async fn try_store_slo(&self, call: &Call, manifest: Manifest) -> Result<StoredSlo, SloError> {
-        let Manifest { segments, mut object, info } = manifest;
+        let Manifest { segments, mut object, container } = manifest;
         let path = call.object_path()?;
         let (entries, problems) = self.resolve(call, segments).await?;
         if !problems.is_empty() {
@@ -137,12 +139,12 @@ impl SwiftFront {
             vec![("slo_etag".into(), format!("\"{etag}\"")), ("slo_bytes".into(), size.to_string())];
         let manifest =
             serde_json::to_vec(&entries).map_err(|error| SwiftError::bad_request(error.to_string()))?;
-        let policy = info.directory.policy;
+        let policy = container.policy;
         let condition = self.condition(call, &path, policy).await?;
         let mut upload = self.store.upload(path, policy, false);
         upload.write(manifest.into()).await.map_err(SwiftError::from)?;
         let staged = upload.finish().await.map_err(SwiftError::from)?;
-        let Written { record, version } = self.store_in(&info.directory, staged, object, condition).await?;
+        let Written { record, version } = self.store_in(&container, staged, object, condition).await?;
         Ok(StoredSlo { record, version, etag: format!("\"{etag}\"") })
     }
 
@@ -194,12 +196,12 @@ impl SwiftFront {
             container: Some(path.container().into()),
             object: Some(path.object().into()),
         };
-        let info = self.container_for(&call.with_target(http::Method::HEAD, target), Want::Read).await?;
-        let record = self.store.head(path, info.directory.policy).await?;
+        let container = self.container_for(&call.with_target(http::Method::HEAD, target), Want::Read).await?;
+        let record = self.store.head(path, container.policy).await?;
         if !is_link(&record) {
             return Ok(record);
         }
-        let link = self.store.open(path, info.directory.policy).await?;
+        let link = self.store.open(path, container.policy).await?;
         Ok(self.follow(call, link).await?.record().clone())
     }
 }
@@ -209,7 +211,7 @@ pub(super) struct Manifest {
     segments: Vec<Segment>,
     object: NewObject,
     /// Of the container.
-    info: DirectoryInfo,
+    container: Arc<Directory>,
 }
 
 /// A manifest that has been stored.

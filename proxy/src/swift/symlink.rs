@@ -4,7 +4,7 @@
 
 use http::header::{CONTENT_LOCATION, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, ObjectRecord};
+use kodiak_storage_api::{Directory, ObjectPath, ObjectRecord};
 use percent_encoding::utf8_percent_encode;
 
 use super::SwiftFront;
@@ -96,19 +96,20 @@ impl SwiftFront {
 
     /// PUT with `X-Symlink-Target`.
     pub(super) async fn put_symlink(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
-        self.check_quotas(call, &info, 0).await?;
+        let container = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &container, 0).await?;
         if body.data().await.transpose()?.is_some() {
             return Err(not_empty());
         }
-        let Written { record, version } = self.store_symlink(call, self.new_object(call)?, &info).await?;
+        let Written { record, version } =
+            self.store_symlink(call, self.new_object(call)?, &container).await?;
         stamp(created(&record, &record.etag), version)
     }
 
     /// Copies a link, not what it stands for. The request may change what the copy stands for.
     pub(super) async fn copy_symlink(&self, call: &Call, source: &Target, link: &ObjectRecord) -> Answer {
-        let info = self.container_for(call, Want::Write).await?;
-        self.check_quotas(call, &info, 0).await?;
+        let container = self.container_for(call, Want::Write).await?;
+        self.check_quotas(call, &container, 0).await?;
         let mut asked = call.clone();
         for (name, stored) in [(TARGET, links::TARGET), (ACCOUNT, links::ACCOUNT), (ETAG, links::ETAG)] {
             let value = link.header(stored).map(|value| utf8_percent_encode(value, PATH).to_string());
@@ -121,7 +122,7 @@ impl SwiftFront {
         if let Ok(content_type) = HeaderValue::try_from(object.content_type.as_str()) {
             asked.headers.insert(CONTENT_TYPE, content_type);
         }
-        let Written { record, version } = self.store_symlink(&asked, object, &info).await?;
+        let Written { record, version } = self.store_symlink(&asked, object, &container).await?;
         stamp(created_with(&record, &record.etag, &copied_headers(source, link, &record)), version)
     }
 
@@ -130,7 +131,7 @@ impl SwiftFront {
         &self,
         call: &Call,
         mut object: NewObject,
-        info: &DirectoryInfo,
+        container: &Directory,
     ) -> Result<Written, SwiftError> {
         let path = call.object_path()?;
         let (target, account) = wanted_target(call)?;
@@ -162,10 +163,10 @@ impl SwiftFront {
             aim.extend([(links::ETAG, etag.to_owned()), (links::BYTES, bytes)]);
         }
         object.headers.extend(aim.into_iter().map(|(name, value)| (name.to_owned(), value)));
-        let policy = info.directory.policy;
+        let policy = container.policy;
         let condition = self.condition(call, &path, policy).await?;
         let staged = self.store.upload(path, policy, false).finish().await?;
-        self.store_in(&info.directory, staged, object, condition).await
+        self.store_in(container, staged, object, condition).await
     }
 
     /// What a new static link stands for.

@@ -122,9 +122,9 @@ impl SwiftFront {
             Err(StoreError::NoAccount) => None,
             found => Some(found?.directory),
         };
-        let container = match self.store.container(call.account(), call.container()).await {
+        let container = match self.store.container_record(call.account(), call.container()).await {
             Err(StoreError::NoContainer) => None,
-            found => Some(found?.directory),
+            found => Some(found?),
         };
         let mut keys = Vec::new();
         for end in ["", "-2"] {

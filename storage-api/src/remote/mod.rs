@@ -29,7 +29,9 @@ pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};
-pub use tls::{ALPN_BULK, ALPN_MESSAGES, Identity, Socket, host_name, identify, socket, with_alpn};
+pub use tls::{
+    ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, Identity, Socket, host_name, identify, socket, with_alpn,
+};
 
 /// Where blocks are posted to.
 pub const BULK_PATH: &str = "/node";

@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 pub const ALPN_MESSAGES: &[u8] = b"kodiak";
 /// The protocol of blocks.
 pub const ALPN_BULK: &[u8] = b"http/1.1";
+/// The protocol of other services on the same port.
+pub const ALPN_GRPC: &[u8] = b"h2";
 
 /// Bytes that are read from a socket at once: rustls asks for 4 KiB at a time.
 const READ: usize = 64 << 10;

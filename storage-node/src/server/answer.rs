@@ -29,10 +29,21 @@ impl Server {
         caller: Arc<Caller>,
         request: http::Request<Incoming>,
     ) -> http::Response<Body> {
-        match (request.uri().path(), &self.extension) {
-            (BULK_PATH, _) if request.method() == Method::POST => self.block(caller, request).await,
-            (_, Some(extension)) => extension.answer(caller.certificate.as_ref(), request).await,
-            (_, None) => text(StatusCode::NOT_FOUND, "no such service".into()),
+        if request.uri().path() == BULK_PATH && request.method() == Method::POST {
+            return self.block(caller, request).await;
+        }
+        text(StatusCode::NOT_FOUND, "no such service".into())
+    }
+
+    /// Lets the other service answer.
+    pub(super) async fn extend(
+        &self,
+        caller: Arc<Caller>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        match &self.extension {
+            Some(extension) => extension.answer(caller.certificate.as_ref(), request).await,
+            None => text(StatusCode::NOT_FOUND, "no such service".into()),
         }
     }
 

@@ -6,21 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use kodiak_storage_api::remote::{ALPN_MESSAGES, Identity, Party, identify, socket};
+use kodiak_storage_api::remote::{ALPN_GRPC, ALPN_MESSAGES, Identity, Party, Socket, identify, socket};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 use super::Server;
 
 /// A connection for blocks that is idle is closed after this; callers do it before.
 const IDLE: Duration = Duration::from_secs(60);
+/// A caller over HTTP/2 that is silent for so long is asked whether it is there, and has as long to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Calls at once of such a connection.
+const STREAMS: u32 = 64;
+/// As long as it likes.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// Whose connection it is.
 pub(super) struct Caller {
     pub certificate: Option<CertificateDer<'static>>,
@@ -71,38 +79,70 @@ impl Server {
             Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
         };
         let (_, session) = stream.get_ref();
-        let messages = session.alpn_protocol() == Some(ALPN_MESSAGES);
+        let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
-        let (_room, idle) = match certificate {
-            Some(_) => (None, IDLE),
+        let (_room, longest) = match certificate {
+            Some(_) => (None, FOREVER),
             // Members must get through whatever those do that anybody can be.
-            None => match self.strangers.try_acquire() {
-                Ok(room) => (Some(room), self.settings.handshake),
+            None => match self.strangers.clone().try_acquire_owned() {
+                Ok(room) => (Some(room), self.settings.longest),
                 Err(_) => return tracing::warn!(%address, "too many callers without a certificate"),
             },
         };
         let caller = Arc::new(Caller::new(certificate.map(|der| der.clone().into_owned()), &self.party));
-        if messages {
-            if caller.certificate.is_none() {
-                return tracing::warn!(%address, "a caller without a certificate wants to call the node");
+        let served = timeout(longest, async {
+            match protocol.as_deref() {
+                Some(ALPN_MESSAGES) if caller.certificate.is_none() => {
+                    Err("it shows no certificate".to_owned())
+                }
+                Some(ALPN_MESSAGES) => {
+                    self.messages(caller, stream, stop).await.map_err(|error| error.to_string())
+                }
+                Some(ALPN_GRPC) => {
+                    self.grpc(caller, stream, watcher).await.map_err(|error| error.to_string())
+                }
+                _ => self.blocks(caller, stream, watcher).await.map_err(|error| error.to_string()),
             }
-            if let Err(error) = self.clone().messages(caller, stream, stop).await {
-                tracing::debug!(%address, %error, "connection for messages ended");
-            }
-            return;
+        });
+        if let Ok(Err(error)) = served.await {
+            tracing::debug!(%address, error, "connection of a node ended");
         }
-        let server = self.clone();
+    }
+
+    async fn blocks(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        stream: TlsStream<Socket>,
+        watcher: Watcher,
+    ) -> hyper::Result<()> {
+        let idle = if caller.certificate.is_some() { IDLE } else { self.settings.handshake };
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let (server, caller) = (server.clone(), caller.clone());
+            let (server, caller) = (self.clone(), caller.clone());
             async move { Ok::<_, Infallible>(server.answer(caller, request).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(idle)
             .serve_connection(TokioIo::new(stream), service);
-        let served = watcher.watch(connection).await;
-        if let Err(error) = served {
-            tracing::debug!(%address, %error, "connection of a node ended");
-        }
+        watcher.watch(connection).await
+    }
+
+    async fn grpc(
+        self: Arc<Self>,
+        caller: Arc<Caller>,
+        stream: TlsStream<Socket>,
+        watcher: Watcher,
+    ) -> hyper::Result<()> {
+        let service = service_fn(move |request: http::Request<Incoming>| {
+            let (server, caller) = (self.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(server.extend(caller, request).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .serve_connection(TokioIo::new(stream), service);
+        watcher.watch(connection).await
     }
 }

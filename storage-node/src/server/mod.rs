@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper_util::server::graceful::GracefulShutdown;
 use kodiak_storage_api::StorageNode;
-use kodiak_storage_api::remote::{ALPN_BULK, ALPN_MESSAGES, Party};
+use kodiak_storage_api::remote::{ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, Party};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
@@ -66,10 +66,10 @@ impl Default for ServerSettings {
     }
 }
 
-/// Another service on the same port.
+/// Another service on the same port, over HTTP/2.
 #[async_trait]
 pub trait Extension: Send + Sync + 'static {
-    /// Answers a request for a path that is none of the node's. The certificate has been checked by TLS; there is
+    /// Answers a request. The certificate has been checked by TLS; there is
     /// none if the configuration lets callers in without.
     async fn answer(
         &self,
@@ -86,7 +86,7 @@ pub struct Server {
     extension: Option<Arc<dyn Extension>>,
     settings: ServerSettings,
     calls: Arc<Semaphore>,
-    strangers: Semaphore,
+    strangers: Arc<Semaphore>,
 }
 
 impl Server {
@@ -100,13 +100,13 @@ impl Server {
         settings: ServerSettings,
     ) -> Arc<Server> {
         let mut config = config.clone();
-        config.alpn_protocols = vec![ALPN_MESSAGES.to_vec(), ALPN_BULK.to_vec()];
+        config.alpn_protocols = vec![ALPN_MESSAGES.to_vec(), ALPN_BULK.to_vec(), ALPN_GRPC.to_vec()];
         // A resumed session would not look at the certificates again.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let calls = Arc::new(Semaphore::new(settings.calls));
-        let strangers = Semaphore::new(settings.strangers);
+        let strangers = Arc::new(Semaphore::new(settings.strangers));
         Arc::new(Server { node, party, acceptor, extension, settings, calls, strangers })
     }
 

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kodiak_storage_api::Clock;
 use kodiak_storage_api::remote::wire::{Kind, Reader};
 use kodiak_storage_api::remote::{
-    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, PROTOCOL, Settings, host_name, with_alpn,
+    ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, BULK_PATH, PROTOCOL, Settings, host_name, with_alpn,
 };
 use kodiak_storage_node::{Body, Extension, ServerSettings};
 use proptest::test_runner::{Config, TestRunner};
@@ -150,11 +151,12 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
     let refused = post(&machines, &credentials.anonymous(), wire(&machines.client.head(0))).await;
     assert!(refused.contains("shows no certificate"), "{refused}");
     for (config, certificate) in [(credentials.anonymous(), false), (credentials.client(), true)] {
-        let stream = connect(&machines, &config, ALPN_BULK).await;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        let stream = connect(&machines, &config, ALPN_GRPC).await;
+        let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut sender, connection) = connected.expect("HTTP");
         tokio::spawn(connection);
-        let request = http::Request::get("/cluster").body(Full::new(bytes::Bytes::new())).expect("a request");
+        let request =
+            http::Request::get("http://n2/cluster").body(Full::new(bytes::Bytes::new())).expect("a request");
         let response = sender.send_request(request).await.expect("an answer");
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(body, format!("/cluster {certificate}"));

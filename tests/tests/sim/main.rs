@@ -9,10 +9,12 @@ mod containers;
 mod history;
 mod link;
 mod reaper;
+mod records;
 mod regions;
 mod world;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use history::History;
@@ -81,15 +83,51 @@ fn a_seed_repeats_a_run_exactly() {
     assert_ne!(run(1, Mutation::default()).0, run(2, Mutation::default()).0);
 }
 
-/// One run of containers that are deleted while they are written to.
-fn run_containers(seed: u64, mutation: Mutation) -> Result<(), String> {
+/// One run of a simulation that ends by itself.
+fn run_to_end<F>(
+    seed: u64,
+    mutation: Mutation,
+    simulation: impl FnOnce(Arc<World>) -> F,
+) -> Result<(), String>
+where
+    F: Future<Output = Result<(), String>>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
         let world = World::new(seed, if seed % 3 == 2 { 5 } else { 3 }, mutation);
-        let run = timeout(LIMIT, containers::run(world.clone())).await;
+        let run = timeout(LIMIT, simulation(world.clone())).await;
         world.close();
         run.unwrap_or_else(|_| Err("it does not end".into()))
     })
+}
+
+/// Containers that are deleted while they are written to.
+fn run_containers(seed: u64, mutation: Mutation) -> Result<(), String> {
+    run_to_end(seed, mutation, containers::run)
+}
+
+/// A container whose headers are changed.
+fn run_records(seed: u64, mutation: Mutation) -> Result<(), String> {
+    run_to_end(seed, mutation, records::run)
+}
+
+#[test]
+fn every_proxy_goes_by_a_change_of_a_container_once_it_is_acknowledged() {
+    for seed in seeds(0..1000) {
+        if let Err(wrong) = run_records(seed, Mutation::default()) {
+            panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        }
+    }
+}
+
+#[test]
+fn mistakes_with_records_are_noticed() {
+    for store in [Weakness::ShortLeases, Weakness::LostChanges] {
+        let mutation = Mutation { store, ..Mutation::default() };
+        let caught = (0..2000).find(|seed| run_records(*seed, mutation).is_err());
+        println!("{mutation:?}: seed {caught:?}");
+        assert!(caught.is_some(), "{mutation:?}");
+    }
 }
 
 #[test]

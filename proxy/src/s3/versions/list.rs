@@ -9,11 +9,11 @@ use crate::store::{VersionEntry, VersionMarker, VersionQuery, VersionRow, Versio
 
 impl S3Front {
     pub(in crate::s3) async fn list_versions(&self, call: &Call) -> Answer {
-        let info = self.bucket_info(call).await?;
-        let listing = Listing::of(call, self.class(info.directory.policy))?;
+        let bucket = self.bucket_record(call).await?;
+        let listing = Listing::of(call, self.class(bucket.policy))?;
         let (key_marker, query) = query(call, listing.max_keys)?;
         let of = (call.account(), call.bucket());
-        let page = self.store.list_versions(of, Versioning::of(&info.directory), &query).await?;
+        let page = self.store.list_versions(of, Versioning::of(&bucket), &query).await?;
         let mut xml = Xml::root("ListVersionsResult");
         let next = page.entries.last().filter(|_| page.truncated);
         listing.head(&mut xml, page.truncated, |xml| {

@@ -7,7 +7,7 @@ mod list;
 
 use http::response::Builder;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, ObjectPath, VersionId};
+use kodiak_storage_api::{Directory, ObjectPath, VersionId};
 use serde::Deserialize;
 
 use super::S3Front;
@@ -91,8 +91,8 @@ enum Status {
 }
 
 /// How writes treat what a bucket has.
-pub(super) fn mode(info: &DirectoryInfo) -> Mode {
-    Versioning::of(&info.directory).mode(Mode::ReplaceNull)
+pub(super) fn mode(bucket: &Directory) -> Mode {
+    Versioning::of(bucket).mode(Mode::ReplaceNull)
 }
 
 /// The name of a version that was written in this way, as answers show it.
@@ -136,9 +136,9 @@ impl S3Front {
         call: &Call,
         requested: Option<Requested>,
     ) -> Result<Opened, S3Error> {
-        let info = self.bucket_info(call).await?;
-        let (path, policy) = (call.path(), info.directory.policy);
-        let versioned = Versioning::of(&info.directory) != Versioning::Never;
+        let bucket = self.bucket_record(call).await?;
+        let (path, policy) = (call.path(), bucket.policy);
+        let versioned = Versioning::of(&bucket) != Versioning::Never;
         let opened = match requested {
             None => self.store.open(&path, policy).await,
             Some(Requested::Null) if versioned => self.store.open_null_version(&path, policy).await,
@@ -189,21 +189,21 @@ impl S3Front {
     /// Deletes a key, or one of its versions. What is not there is deleted already.
     pub(super) async fn delete_requested(
         &self,
-        (path, info): (&ObjectPath, &DirectoryInfo),
+        (path, bucket): (&ObjectPath, &Directory),
         requested: Option<Requested>,
         condition: Precondition,
     ) -> Result<Deletion, S3Error> {
-        let policy = info.directory.policy;
-        let versioned = Versioning::of(&info.directory) != Versioning::Never;
+        let policy = bucket.policy;
+        let versioned = Versioning::of(bucket) != Versioning::Never;
         let any = matches!(&condition, Precondition::Matches(etags) if etags.iter().any(|etag| etag == "*"));
         let needed = condition != Precondition::None && requested.is_none();
         let deleted = match requested {
             Some(Requested::Id(id)) if versioned => self.store.delete_version(path, policy, id, true).await,
             Some(Requested::Id(_)) => Err(StoreError::NoObject),
             Some(Requested::Null) if versioned => self.store.delete_null(path, policy).await,
-            _ => match self.store.delete_archived(&info.directory, path, &condition).await {
+            _ => match self.store.delete_archived(bucket, path, &condition).await {
                 Ok(true) => Ok(Deletion { existed: true, version: None, marker: false }),
-                Ok(false) => self.store.delete_as(mode(info), path, policy, condition).await,
+                Ok(false) => self.store.delete_as(mode(bucket), path, policy, condition).await,
                 Err(error) => Err(error),
             },
         };
@@ -221,38 +221,38 @@ impl S3Front {
     pub(super) async fn delete_key(
         &self,
         call: &Call,
-        info: &DirectoryInfo,
+        bucket: &Directory,
         condition: Precondition,
     ) -> Answer {
         let requested = Requested::of(call)?;
-        let deletion = self.delete_requested((&call.path(), info), requested, condition).await?;
+        let deletion = self.delete_requested((&call.path(), bucket), requested, condition).await?;
         let mut builder = Response::builder().status(StatusCode::NO_CONTENT);
         if deletion.marker {
             builder = builder.header(DELETE_MARKER, "true");
         }
-        let version = deleted_version(info, requested, &deletion);
+        let version = deleted_version(bucket, requested, &deletion);
         Ok(with_version(builder, version.as_deref()).body(empty())?)
     }
 
     /// `?versioning` of a bucket.
     pub(super) async fn bucket_versioning(&self, call: &Call, body: &mut RequestBody) -> Answer {
-        let info = self.bucket_info(call).await?;
+        let bucket = self.bucket_record(call).await?;
         match call.method {
             Method::GET => {
                 let mut xml = Xml::root("VersioningConfiguration");
-                match Versioning::of(&info.directory) {
+                match Versioning::of(&bucket) {
                     Versioning::Never => {}
                     Versioning::Enabled => xml.element("Status", "Enabled"),
                     Versioning::Suspended => xml.element("Status", "Suspended"),
                 }
                 xml.answer("VersioningConfiguration")
             }
-            Method::PUT => self.set_versioning(call, &info, body).await,
+            Method::PUT => self.set_versioning(call, &bucket, body).await,
             _ => Err(S3Error::method_not_allowed()),
         }
     }
 
-    async fn set_versioning(&self, call: &Call, info: &DirectoryInfo, body: &mut RequestBody) -> Answer {
+    async fn set_versioning(&self, call: &Call, bucket: &Directory, body: &mut RequestBody) -> Answer {
         let text = self.receive_xml(call, body).await?;
         let Request::VersioningConfiguration(wanted) = xml::parse(&text)?;
         if wanted.mfa_delete == Some(Status::Enabled) {
@@ -263,26 +263,26 @@ impl S3Front {
             Some(Status::Suspended) => "False",
             Some(Status::Disabled) | None => return Err(S3Error::malformed_xml()),
         };
-        if Location::of(&info.directory).is_some() {
+        if Location::of(bucket).is_some() {
             return Err(S3Error::invalid_request(
                 "The bucket keeps versions in another container (X-Versions-Location).",
             ));
         }
-        let (account, bucket) = (call.account(), call.bucket());
-        self.store.prepare_versions(account, bucket, info.directory.policy).await?;
-        self.store.update_container(account, bucket, vec![(ENABLED.into(), enabled.into())]).await?;
+        let (account, name) = (call.account(), call.bucket());
+        self.store.prepare_versions(account, name, bucket.policy).await?;
+        self.store.update_container(account, name, vec![(ENABLED.into(), enabled.into())]).await?;
         Ok(Response::builder().header("content-length", 0).body(empty())?)
     }
 }
 
 /// The version that the answer to a deletion names: the one that is gone, or the marker.
 pub(super) fn deleted_version(
-    info: &DirectoryInfo,
+    bucket: &Directory,
     requested: Option<Requested>,
     deletion: &Deletion,
 ) -> Option<String> {
     match requested {
         Some(requested) => Some(requested.to_string()),
-        None => written(mode(info), deletion.version),
+        None => written(mode(bucket), deletion.version),
     }
 }

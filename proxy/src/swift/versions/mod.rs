@@ -93,15 +93,15 @@ impl SwiftFront {
     /// Deletes an object in the way of its container; 404 with the marker's id if there was none.
     pub(super) async fn delete_in(
         &self,
-        info: &DirectoryInfo,
+        container: &Directory,
         path: &ObjectPath,
         condition: Precondition,
     ) -> Answer {
-        if self.store.delete_archived(&info.directory, path, &condition).await? {
+        if self.store.delete_archived(container, path, &condition).await? {
             return done(StatusCode::NO_CONTENT);
         }
-        let mode = Versioning::of(&info.directory).mode(Mode::Replace);
-        let deleted = self.store.delete_as(mode, path, info.directory.policy, condition).await?;
+        let mode = Versioning::of(container).mode(Mode::Replace);
+        let deleted = self.store.delete_as(mode, path, container.policy, condition).await?;
         match deleted {
             Deletion { existed: true, version, .. } => stamp(done(StatusCode::NO_CONTENT), version),
             Deletion { version, .. } => {
@@ -118,15 +118,15 @@ impl SwiftFront {
     pub(super) async fn open_requested(
         &self,
         call: &Call,
-        info: &DirectoryInfo,
+        container: &Directory,
     ) -> Result<OpenObject, SwiftError> {
-        let (path, policy) = (call.object_path()?, info.directory.policy);
+        let (path, policy) = (call.object_path()?, container.policy);
         match requested(call)? {
             None => Ok(self.store.open(&path, policy).await?),
             Some(Requested::Null) => Ok(self.store.open_null(&path, policy).await?),
             Some(Requested::Id(id)) => {
-                self.authorize(call, &info.directory, Want::Own).await?;
-                require_versioned(info)?;
+                self.authorize(call, container, Want::Own).await?;
+                require_versioned(container)?;
                 let object = self.store.open_version(&path, policy, id).await?;
                 if is_delete_marker(object.record()) {
                     return Err(marker(object.record().content_type.as_str(), id));
@@ -140,12 +140,12 @@ impl SwiftFront {
     pub(super) fn stamp_read(
         &self,
         call: &Call,
-        info: &DirectoryInfo,
+        container: &Directory,
         object: &OpenObject,
         answer: Answer,
     ) -> Answer {
         let null = call.query.get("version-id") == Some("null");
-        if Versioning::of(&info.directory) == Versioning::Never && !null {
+        if Versioning::of(container) == Versioning::Never && !null {
             return answer;
         }
         let mut response = answer?;
@@ -171,13 +171,13 @@ impl SwiftFront {
             (Requested::Id(_), &Method::DELETE) => Want::Own,
             _ => Want::Write,
         };
-        let info = self.container_for(call, want).await?;
-        let (path, policy) = (call.object_path()?, info.directory.policy);
+        let container = self.container_for(call, want).await?;
+        let (path, policy) = (call.object_path()?, container.policy);
         match (call.method.clone(), version) {
-            (Method::DELETE, version) => self.delete_requested(&info, &path, version).await,
+            (Method::DELETE, version) => self.delete_requested(&container, &path, version).await,
             (Method::PUT, Requested::Null) => Err(SwiftError::bad_request("Invalid version parameter")),
             (Method::PUT, Requested::Id(id)) => {
-                require_versioned(&info)?;
+                require_versioned(&container)?;
                 if call.header("content-length").is_none() && !call.headers.contains_key("transfer-encoding")
                 {
                     return Err(SwiftError::status(StatusCode::LENGTH_REQUIRED));
@@ -206,20 +206,20 @@ impl SwiftFront {
     /// Deletes a version. What has no id is the object itself, even if that links to a version.
     pub(super) async fn delete_requested(
         &self,
-        info: &DirectoryInfo,
+        container: &Directory,
         path: &ObjectPath,
         version: Requested,
     ) -> Answer {
         match version {
             Requested::Id(id) => {
-                require_versioned(info)?;
-                self.delete_version(path, info.directory.policy, id).await
+                require_versioned(container)?;
+                self.delete_version(path, container.policy, id).await
             }
-            Requested::Null if Versioning::of(&info.directory) == Versioning::Enabled => {
-                self.store.delete_object(path, info.directory.policy, Precondition::None).await?;
+            Requested::Null if Versioning::of(container) == Versioning::Enabled => {
+                self.store.delete_object(path, container.policy, Precondition::None).await?;
                 done(StatusCode::NO_CONTENT)
             }
-            Requested::Null => self.delete_in(info, path, Precondition::None).await,
+            Requested::Null => self.delete_in(container, path, Precondition::None).await,
         }
     }
 
@@ -305,8 +305,8 @@ pub(super) fn show_links(call: &Call, page: &mut [Entry]) {
     }
 }
 
-fn require_versioned(info: &DirectoryInfo) -> Result<(), SwiftError> {
-    match Versioning::of(&info.directory) {
+fn require_versioned(container: &Directory) -> Result<(), SwiftError> {
+    match Versioning::of(container) {
         Versioning::Never => {
             Err(SwiftError::bad_request("version-aware operations require that the container is versioned"))
         }
