@@ -81,7 +81,7 @@ impl SwiftFront {
             Ok(info) => info,
             Err(StoreError::NoAccount) => return Ok(()),
             // Nobody knows what is used: the container's policy says that this is no hindrance.
-            Err(StoreError::Unavailable(_)) if self.store.is_available(container.directory.policy) => {
+            Err(StoreError::Unavailable(_)) if self.store.is_available(container.policy) => {
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
