@@ -48,8 +48,8 @@ fn adopt_device(
             let mut primaries = ring.primaries(*partition).take(*replicas);
             primaries.any(|primary| primary.node == name && primary.name == device)
         };
-        let partitions = (0..ring.partitions()).map(Partition).filter(is_replica).collect();
-        Assignment { tree: *tree, partitions, fresh: *fresh }
+        let partitions = ring.all_partitions().filter(is_replica).collect();
+        Assignment { tree: *tree, power: ring.part_power(), partitions, fresh: *fresh }
     };
     let assignments: Vec<Assignment> = trees.iter().zip(fresh).map(assignment).collect();
     Ok(node.adopt(index, &assignments)?)

@@ -48,7 +48,7 @@ fn lookups(builder: &RingBuilder) -> Result<(), kodiak_ring::RingError> {
     let start = Instant::now();
     for _ in 0..rounds {
         for name in &names {
-            let partition = key.hash(name.as_bytes()).partition(ring.part_power());
+            let partition = ring.partition_of(key.hash(name.as_bytes()).place());
             black_box(ring.primaries(partition).map(|device| device.id).sum::<u32>());
         }
     }
@@ -63,7 +63,7 @@ fn lookups(builder: &RingBuilder) -> Result<(), kodiak_ring::RingError> {
     println!("hashing alone        {:>12.1?}", start.elapsed() / (rounds * names.len() as u32));
     let start = Instant::now();
     for name in &names {
-        let partition = key.hash(name.as_bytes()).partition(ring.part_power());
+        let partition = ring.partition_of(key.hash(name.as_bytes()).place());
         black_box(ring.handoffs(partition).take(3).map(|device| device.id).sum::<u32>());
     }
     println!("three handoffs       {:>12.1?}", start.elapsed() / names.len() as u32);

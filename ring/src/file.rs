@@ -296,7 +296,7 @@ mod tests {
         let golden = RingBuilder::from_bytes(bytes).unwrap();
         assert_eq!(golden.to_bytes(), bytes);
         assert_eq!((golden.part_power(), golden.replicas(), golden.devices().count()), (2, 2.0, 3));
-        assert_eq!(golden.ring().unwrap().primaries(crate::Partition(3)).count(), 2);
+        assert_eq!(golden.ring().unwrap().primaries(crate::Partition::new(2, 3)).count(), 2);
     }
 
     #[test]
@@ -343,7 +343,7 @@ mod tests {
             if let Ok(mut builder) = RingBuilder::from_bytes(&sealed(&file)) {
                 let ring = builder.ring();
                 if let Ok(ring) = ring {
-                    let first = crate::Partition(0);
+                    let first = crate::Partition::new(ring.part_power(), 0);
                     prop_assert!(ring.primaries(first).chain(ring.handoffs(first)).count() < 100);
                 }
                 _ = builder.loads();

@@ -25,7 +25,7 @@ pub(crate) struct Handoffs<'r> {
 impl<'r> Handoffs<'r> {
     pub(crate) fn new(tables: &'r Tables, partition: Partition) -> Handoffs<'r> {
         let count = tables.devices.len();
-        let random = mix(u64::from(partition.0) ^ 0x68_616E_646F_6666);
+        let random = mix(u64::from(partition.number()) ^ 0x68_616E_646F_6666);
         let slots = &tables.assignment.slots;
         let start = slots.get((random % slots.len().max(1) as u64) as usize);
         let step = coprime_step((random >> 32) as usize, count);
@@ -38,7 +38,7 @@ impl<'r> Handoffs<'r> {
             walked: 0,
             free: tables.domains.counts(),
         };
-        for &position in tables.assignment.row(partition.0 as usize) {
+        for &position in tables.row(partition) {
             if usize::from(position) < count {
                 handoffs.mark(usize::from(position));
             }

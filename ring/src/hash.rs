@@ -1,10 +1,8 @@
-//! Names to partitions.
+//! Names to places.
 
 use serde::{Deserialize, Serialize};
 
-/// A ring's slot: all names whose hashes share their top bits live on the same devices.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
-pub struct Partition(pub u32);
+use crate::Place;
 
 /// Number of a storage policy; 0 is the cluster's first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
@@ -15,11 +13,10 @@ pub struct PolicyIndex(pub u16);
 pub struct KeyHash(pub [u8; 16]);
 
 impl KeyHash {
-    /// The partition at a partition power of `power` bits (0 to 32).
-    pub fn partition(self, power: u8) -> Partition {
+    /// Where it is placed.
+    pub fn place(self) -> Place {
         let [a, b, c, d, ..] = self.0;
-        let top = u64::from(u32::from_be_bytes([a, b, c, d]));
-        Partition((top >> (32 - u32::from(power.min(32)))) as u32)
+        Place(u32::from_be_bytes([a, b, c, d]))
     }
 }
 
@@ -55,11 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partition_is_the_top_bits_of_the_hash() {
-        let hash = KeyHash([0b1010_0000, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(hash.partition(3), Partition(0b101));
-        assert_eq!(hash.partition(0), Partition(0));
-        assert_eq!(hash.partition(32), Partition(0xA000_0001));
+    fn a_place_is_the_first_bits_of_the_hash() {
+        let hash = KeyHash([0b1010_0000, 0, 0, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(hash.place(), Place(0xA000_0001));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::Partition;
 use crate::handoff::Handoffs;
 use crate::topology::DomainIndex;
+use crate::{Partition, Partitions, Place};
 
 /// A device of the ring.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,6 +58,16 @@ pub(crate) struct Tables {
     pub(crate) assignment: Assignment,
 }
 
+impl Tables {
+    /// Positions of the devices that hold a partition; none of one of another power.
+    pub(crate) fn row(&self, partition: Partition) -> &[u16] {
+        match partition.power() == self.part_power {
+            true => self.assignment.row(partition.number() as usize),
+            false => &[],
+        }
+    }
+}
+
 impl Ring {
     /// A ring of checked parts: `devices` ascend by id, `assignment` names only positions in it.
     pub(crate) fn new(part_power: u8, epoch: u64, devices: Vec<Device>, assignment: Assignment) -> Ring {
@@ -75,6 +85,16 @@ impl Ring {
         1 << self.tables.part_power
     }
 
+    /// All of them.
+    pub fn all_partitions(&self) -> Partitions {
+        Partitions::all(self.tables.part_power)
+    }
+
+    /// The partition that something is in.
+    pub fn partition_of(&self, place: Place) -> Partition {
+        place.partition(self.tables.part_power)
+    }
+
     /// Replicas of each partition; when the count is fractional, of those that have most.
     pub fn replicas(&self) -> usize {
         self.tables.assignment.stride
@@ -90,9 +110,9 @@ impl Ring {
         self.tables.devices.iter()
     }
 
-    /// The devices that hold a partition, in replica order; none when the ring has no such partition.
+    /// The devices that hold a partition, in replica order; none when it is one of another power.
     pub fn primaries(&self, partition: Partition) -> impl Iterator<Item = &Device> {
-        let row = self.tables.assignment.row(partition.0 as usize);
+        let row = self.tables.row(partition);
         row.iter().filter_map(|&position| self.tables.devices.get(usize::from(position)))
     }
 

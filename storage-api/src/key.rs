@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kodiak_ring::{KeyHash, Partition, PolicyIndex};
+use kodiak_ring::{KeyHash, Place, PolicyIndex};
 use serde::{Deserialize, Serialize};
 
 /// `account/container/object`, cheap to clone. The object's name may hold slashes; the others not.
@@ -106,19 +106,29 @@ impl<'de> Deserialize<'de> for ObjectPath {
 pub struct ObjectKey {
     /// Storage policy of the object's container.
     pub policy: PolicyIndex,
-    /// Partition of the policy's object ring.
-    pub partition: Partition,
     /// Hash of the full name.
     pub hash: KeyHash,
+}
+
+impl ObjectKey {
+    /// Its place in the policy's object ring.
+    pub fn place(&self) -> Place {
+        self.hash.place()
+    }
 }
 
 /// Where an account or a container lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct DirectoryKey {
-    /// Partition of the account or container ring.
-    pub partition: Partition,
     /// Hash of `account` or `account/container`.
     pub hash: KeyHash,
+}
+
+impl DirectoryKey {
+    /// Its place in the account or container ring.
+    pub fn place(&self) -> Place {
+        self.hash.place()
+    }
 }
 
 /// Identity of the bytes that one upload wrote: random, never reused.
@@ -130,8 +140,8 @@ pub struct DataId(pub [u8; 16]);
 pub struct BlockKey {
     /// Storage policy of the object that owns the block.
     pub policy: PolicyIndex,
-    /// Partition of the policy's object ring, from the hash of `data` and `index`.
-    pub partition: Partition,
+    /// Its place in the policy's object ring, from the hash of `data` and `index`.
+    pub place: Place,
     /// The upload that wrote it.
     pub data: DataId,
     /// Its place in the upload, from 0 ([`BlockKey::number`]), and which fragment of it it is, if its
@@ -161,7 +171,7 @@ impl BlockKey {
         BlockKey { index: self.number() | (fragment as u32 + 1) << NUMBER_BITS, ..self }
     }
 
-    /// The bytes whose placement hash chooses the block's partition.
+    /// The bytes whose placement hash chooses the block's place.
     pub fn placement_name(data: DataId, index: u32) -> [u8; 20] {
         let mut name = [0; 20];
         name[..16].copy_from_slice(&data.0);
@@ -184,8 +194,7 @@ mod tests {
 
     #[test]
     fn a_fragment_knows_its_block() {
-        let block =
-            BlockKey { policy: PolicyIndex(1), partition: Partition(2), data: DataId([3; 16]), index: 77 };
+        let block = BlockKey { policy: PolicyIndex(1), place: Place(2), data: DataId([3; 16]), index: 77 };
         assert_eq!((block.number(), block.fragment()), (77, None));
         for fragment in [0, 5, 31] {
             let key = block.of_fragment(fragment);

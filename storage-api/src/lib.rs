@@ -44,7 +44,7 @@ pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
 pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};
 
-pub use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex};
+pub use kodiak_ring::{KeyHash, Partition, Partitions, Place, PlacementKey, PolicyIndex};
 
 /// Objects up to this many bytes lie in one needle with their record; larger ones in blocks.
 pub const INLINE_MAX: usize = 256 * 1024;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockInfo, BlockKey, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Extent, Item, ItemCopy,
-    ItemKey, ListQuery, NodeError, ObjectKey, ObjectPath, Page, Partition, PolicyIndex, Promise, Row,
-    ScanPage, ScanQuery, Stamp, Timestamp, Tree, Version,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectPath, Page, Partition, Partitions, PolicyIndex, Promise,
+    Row, ScanPage, ScanQuery, Stamp, Timestamp, Tree, Version,
 };
 
 /// A device of one node: its place in the node's own list.
@@ -260,12 +260,12 @@ pub trait StorageNode: Send + Sync + 'static {
         ids: Vec<WorkId>,
     ) -> Result<(), NodeError>;
 
-    /// Digests of those partitions of a range that the device has anything of.
+    /// Digests of those partitions that the device has anything of.
     async fn digests(
         &self,
         device: DeviceIndex,
         tree: Tree,
-        partitions: Range<u32>,
+        partitions: Partitions,
     ) -> Result<Vec<(Partition, Digest)>, NodeError> {
         let _ = (device, tree, partitions);
         Err(no_repair())

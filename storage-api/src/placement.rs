@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use kodiak_ring::{KeyHash, Partition, PlacementKey, PolicyIndex, Ring};
+use kodiak_ring::{Partition, Partitions, Place, PlacementKey, PolicyIndex, Ring};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -172,8 +172,8 @@ impl PlacedRing {
         Ok(PlacedRing { ring, devices, regions: regions.len() })
     }
 
-    fn partition(&self, hash: KeyHash) -> Partition {
-        hash.partition(self.ring.part_power())
+    fn replicas_of(&self, place: Place) -> Vec<Replica> {
+        self.replicas(self.ring.partition_of(place))
     }
 
     /// The devices that hold a partition, and then those that stand in for them, in their order.
@@ -233,60 +233,45 @@ impl Map {
 
     /// Where an account lies.
     pub fn account(&self, account: &str) -> DirectoryKey {
-        let hash = self.key.hash(account.as_bytes());
-        DirectoryKey { partition: self.accounts.partition(hash), hash }
+        DirectoryKey { hash: self.key.hash(account.as_bytes()) }
     }
 
     /// Where a container (`account/container`) lies.
     pub fn container(&self, path: &str) -> DirectoryKey {
-        let hash = self.key.hash(path.as_bytes());
-        DirectoryKey { partition: self.containers.partition(hash), hash }
+        DirectoryKey { hash: self.key.hash(path.as_bytes()) }
     }
 
     /// Where an object lies.
     pub fn object(&self, path: &ObjectPath, policy: PolicyIndex) -> Result<ObjectKey, NodeError> {
-        let hash = self.key.hash(path.as_str().as_bytes());
-        Ok(ObjectKey { policy, partition: self.policy(policy)?.placed.partition(hash), hash })
+        self.policy(policy)?;
+        Ok(ObjectKey { policy, hash: self.key.hash(path.as_str().as_bytes()) })
     }
 
     /// Where a block lies.
     pub fn block(&self, policy: PolicyIndex, data: DataId, index: u32) -> Result<BlockKey, NodeError> {
-        let hash = self.key.hash(&BlockKey::placement_name(data, index));
-        Ok(BlockKey { policy, partition: self.policy(policy)?.placed.partition(hash), data, index })
+        self.policy(policy)?;
+        let place = self.key.hash(&BlockKey::placement_name(data, index)).place();
+        Ok(BlockKey { policy, place, data, index })
     }
 
     /// The devices that hold an account.
     pub fn account_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
-        self.accounts.replicas(key.partition)
+        self.accounts.replicas_of(key.place())
     }
 
     /// The devices that hold a container.
     pub fn container_replicas(&self, key: DirectoryKey) -> Vec<Replica> {
-        self.containers.replicas(key.partition)
+        self.containers.replicas_of(key.place())
     }
 
-    /// The devices that hold the records of a partition.
-    pub fn object_replicas(
-        &self,
-        policy: PolicyIndex,
-        partition: Partition,
-    ) -> Result<Vec<Replica>, NodeError> {
-        let policy = self.policy(policy)?;
-        let mut replicas = policy.placed.replicas(partition);
-        if policy.codec.is_some() {
-            replicas.truncate(RECORD_REPLICAS);
-        }
-        Ok(replicas)
+    /// The devices that hold the records of a place.
+    pub fn object_replicas(&self, policy: PolicyIndex, place: Place) -> Result<Vec<Replica>, NodeError> {
+        self.replicas(Tree::Objects(policy), self.partition_of(Tree::Objects(policy), place)?)
     }
 
-    /// The devices that hold the blocks of a partition: under an erasure code one for each fragment, in
-    /// order.
-    pub fn block_replicas(
-        &self,
-        policy: PolicyIndex,
-        partition: Partition,
-    ) -> Result<Vec<Replica>, NodeError> {
-        Ok(self.policy(policy)?.placed.replicas(partition))
+    /// The devices that hold the blocks of a place: under an erasure code one for each fragment, in order.
+    pub fn block_replicas(&self, policy: PolicyIndex, place: Place) -> Result<Vec<Replica>, NodeError> {
+        Ok(self.policy(policy)?.placed.replicas_of(place))
     }
 
     /// The node of a name, as replicas name it.
@@ -301,31 +286,40 @@ impl Map {
         [Tree::Accounts, Tree::Containers].into_iter().chain(trees).collect()
     }
 
-    /// How many partitions a tree's ring has.
-    pub fn partitions(&self, tree: Tree) -> Result<u32, NodeError> {
-        Ok(self.ring_of(tree)?.ring.partitions())
+    /// All partitions of a tree's ring.
+    pub fn partitions(&self, tree: Tree) -> Result<Partitions, NodeError> {
+        Ok(self.ring_of(tree)?.ring.all_partitions())
     }
 
-    /// The devices that hold a partition of a tree.
+    /// The partition of a tree's ring that something is in.
+    pub fn partition_of(&self, tree: Tree, place: Place) -> Result<Partition, NodeError> {
+        Ok(self.ring_of(tree)?.ring.partition_of(place))
+    }
+
+    /// The devices that hold a partition of a tree; none that hold one of another power.
     pub fn replicas(&self, tree: Tree, partition: Partition) -> Result<Vec<Replica>, NodeError> {
-        match tree {
-            Tree::Objects(policy) => self.object_replicas(policy, partition),
-            _ => Ok(self.ring_of(tree)?.replicas(partition)),
+        let mut replicas = self.ring_of(tree)?.replicas(partition);
+        if let Tree::Objects(policy) = tree
+            && self.policy(policy)?.codec.is_some()
+        {
+            replicas.truncate(RECORD_REPLICAS);
         }
+        Ok(replicas)
     }
 
-    /// The devices that stand in for those of a partition, in their order.
-    pub fn handoffs(&self, tree: Tree, partition: Partition) -> Result<Vec<Replica>, NodeError> {
+    /// The devices that stand in for those of a place, in their order.
+    pub fn handoffs(&self, tree: Tree, place: Place) -> Result<Vec<Replica>, NodeError> {
         let placed = self.ring_of(tree)?;
-        let found = placed.ring.handoffs(partition);
+        let found = placed.ring.handoffs(placed.ring.partition_of(place));
         Ok(found.filter_map(|device| placed.devices.get(device.id as usize).cloned().flatten()).collect())
     }
 
-    /// The devices on which anything of a partition may be: those that hold it, and of those that stand in for
+    /// The devices on which anything of a place may be: those that hold it, and of those that stand in for
     /// them the first of each region, [`STAND_INS`] for each replica. Writers look for no others, so readers need
     /// not.
-    pub fn near_seats(&self, tree: Tree, partition: Partition) -> Result<Vec<Seat>, NodeError> {
+    pub fn near_seats(&self, tree: Tree, place: Place) -> Result<Vec<Seat>, NodeError> {
         let placed = self.ring_of(tree)?;
+        let partition = placed.ring.partition_of(place);
         let most = STAND_INS * self.replicas(tree, partition)?.len();
         let (mut seats, mut full) = (Vec::new(), 0);
         let mut taken: HashMap<u32, usize> = HashMap::new();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BLOCK_SIZE, BlockKey, DataId, KeyHash, ObjectPath, PolicyIndex, Row, Timestamp, VersionId};
+use crate::{BLOCK_SIZE, DataId, ObjectPath, Row, Timestamp, VersionId};
 
 /// The newest write of an object's name.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -70,11 +70,6 @@ impl Extent {
     pub fn block_len(&self, index: u32) -> usize {
         let start = u64::from(index) * BLOCK_SIZE as u64;
         (self.len - start).min(BLOCK_SIZE as u64) as usize
-    }
-
-    /// Key of block `index`; `hash` is the placement hash of [`BlockKey::placement_name`].
-    pub fn block_key(&self, policy: PolicyIndex, part_power: u8, index: u32, hash: KeyHash) -> BlockKey {
-        BlockKey { policy, partition: hash.partition(part_power), data: self.data, index }
     }
 }
 

@@ -331,12 +331,8 @@ mod tests {
     fn buckets_that_differ_are_found() {
         let mut mine = vec![Digest::ZERO; BUCKETS];
         let theirs = mine.clone();
-        let key = BlockKey {
-            policy: PolicyIndex(0),
-            partition: crate::Partition(1),
-            data: DataId([8; 16]),
-            index: 200,
-        };
+        let key =
+            BlockKey { policy: PolicyIndex(0), place: crate::Place(1), data: DataId([8; 16]), index: 200 };
         let bucket = ItemKey::Block(key).bucket();
         mine[usize::from(bucket)] = Digest::of_block(&key);
         let set = BucketSet::differing(&mine, &theirs);

@@ -214,10 +214,10 @@ impl Votes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{KeyHash, Partition, PolicyIndex};
+    use crate::{KeyHash, PolicyIndex};
 
     fn key(number: u8) -> ObjectKey {
-        ObjectKey { policy: PolicyIndex(0), partition: Partition(0), hash: KeyHash([number; 16]) }
+        ObjectKey { policy: PolicyIndex(0), hash: KeyHash([number; 16]) }
     }
 
     fn at(micros: u64) -> Timestamp {

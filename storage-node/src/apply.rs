@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digests::{block_place, object_place};
 use crate::index::{
-    BlockEntry, Family, Index, ObjectEntry, WriteBatch, block_key, decode, encode, location_bytes, object_key,
+    BlockEntry, Family, Index, OBJECT_KEY, ObjectEntry, WriteBatch, block_key, decode, encode,
+    location_bytes, object_key,
 };
 use crate::needle::{self, Kind, Location, ObjectMeta};
 use crate::volume::VolumeSet;
@@ -291,15 +292,15 @@ pub fn damaged(error: needle::NeedleError) -> NodeError {
 }
 
 /// Key of an object that ends.
-pub fn expiring_key(at: u64, object: &[u8; 22]) -> [u8; 30] {
-    let mut key = [0; 30];
+pub fn expiring_key(at: u64, object: &[u8; OBJECT_KEY]) -> [u8; 8 + OBJECT_KEY] {
+    let mut key = [0; 8 + OBJECT_KEY];
     key[..8].copy_from_slice(&at.to_be_bytes());
     key[8..].copy_from_slice(object);
     key
 }
 
-fn freed_key(at: Timestamp, object: &[u8; 22]) -> [u8; 34] {
-    let mut key = [0; 34];
+fn freed_key(at: Timestamp, object: &[u8; OBJECT_KEY]) -> [u8; 12 + OBJECT_KEY] {
+    let mut key = [0; 12 + OBJECT_KEY];
     key[..12].copy_from_slice(&at.to_bytes());
     key[12..].copy_from_slice(object);
     key

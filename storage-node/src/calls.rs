@@ -7,8 +7,8 @@ use bytes::Bytes;
 use kodiak_storage_api::{
     BlockInfo, BlockKey, BlockWrite, DeviceIndex, Digest, DirectoryChange, DirectoryInfo, DirectoryKey,
     DirectoryWrite, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition,
-    Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId,
-    WorkItem, WorkKind,
+    Partitions, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 
 use crate::group::Request;
@@ -35,7 +35,7 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         let filling = write.row.is_some_and(|row| {
             let holder = self.at(row.device);
-            holder.is_ok_and(|holder| holder.held.is_missing(&DIRECTORIES, row.directory.partition))
+            holder.is_ok_and(|holder| holder.held.is_missing(&DIRECTORIES, row.directory.place()))
         });
         let written = device.ask(|done| Request::Object(Box::new(write), done)).await;
         if filling { written.map_err(unknown_directory) } else { written }
@@ -49,7 +49,7 @@ impl StorageNode for Node {
         origin: Timestamp,
     ) -> Result<Promise, NodeError> {
         let device = self.at(device)?;
-        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.place())?;
         device.ask(|done| Request::Prepare(key, (ballot, origin), done)).await
     }
 
@@ -60,7 +60,7 @@ impl StorageNode for Node {
         data: bool,
     ) -> Result<Option<StoredVersion>, NodeError> {
         let device = self.at(device)?;
-        device.held.vote(&[Tree::Objects(key.policy)], key.partition)?;
+        device.held.vote(&[Tree::Objects(key.policy)], key.place())?;
         read::object(device, key, data).await
     }
 
@@ -90,7 +90,7 @@ impl StorageNode for Node {
         // Only who has all rows knows whether a directory is empty, and only who has all records whether
         // there is one.
         if !matches!(write.change, DirectoryChange::Create { .. } | DirectoryChange::Merge(_)) {
-            device.held.vote(&DIRECTORIES, write.key.partition)?;
+            device.held.vote(&DIRECTORIES, write.key.place())?;
         }
         device.ask(|done| Request::Directory(write, done)).await
     }
@@ -101,7 +101,7 @@ impl StorageNode for Node {
         key: DirectoryKey,
     ) -> Result<Option<DirectoryInfo>, NodeError> {
         let device = self.at(device)?;
-        device.held.vote(&DIRECTORIES, key.partition)?;
+        device.held.vote(&DIRECTORIES, key.place())?;
         if let Some(info) = device.shared.directories.read_cached(&key)? {
             return Ok(info);
         }
@@ -117,7 +117,7 @@ impl StorageNode for Node {
         durability: RowDurability,
     ) -> Result<(), NodeError> {
         let device = self.at(device)?;
-        let filling = device.held.is_missing(&DIRECTORIES, key.partition);
+        let filling = device.held.is_missing(&DIRECTORIES, key.place());
         let written = match durability {
             RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, done)).await,
             RowDurability::Volatile => {
@@ -135,7 +135,7 @@ impl StorageNode for Node {
         query: ListQuery,
     ) -> Result<Page, NodeError> {
         let device = self.at(device)?;
-        device.held.vote(&DIRECTORIES, key.partition)?;
+        device.held.vote(&DIRECTORIES, key.place())?;
         let shared = device.shared.clone();
         read::blocking(move || listing::list(&shared.applier.index, &key, &query).map(Some)).await
     }
@@ -165,9 +165,16 @@ impl StorageNode for Node {
         &self,
         device: DeviceIndex,
         tree: Tree,
-        partitions: Range<u32>,
+        partitions: Partitions,
     ) -> Result<Vec<(Partition, Digest)>, NodeError> {
-        Ok(self.at(device)?.shared.applier.index.roots().of(tree, partitions))
+        let shared = self.at(device)?.shared.clone();
+        match shared.applier.index.grids().roots(tree, &partitions) {
+            Some(digests) => Ok(digests),
+            None => {
+                read::blocking(move || digests::roots(&shared.applier.index, tree, &partitions).map(Some))
+                    .await
+            }
+        }
     }
 
     async fn buckets(

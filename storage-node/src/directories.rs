@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::digests::{directory_place, row_place, row_timestamp};
-use crate::index::{Family, Index, WriteBatch, directory_key, encode};
+use crate::index::{DIRECTORY_KEY, Family, Index, WriteBatch, directory_key, encode, row_name};
 use crate::needle::Location;
 
 /// What row changes need to know of a directory, kept in memory.
@@ -82,16 +82,16 @@ fn encode_row(row: &Row) -> Vec<u8> {
 }
 
 /// Key of a row.
-pub fn row_key(directory: &[u8; 20], name: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(20 + name.len());
+pub fn row_key(directory: &[u8; DIRECTORY_KEY], name: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(DIRECTORY_KEY + name.len());
     key.extend_from_slice(directory);
     key.extend_from_slice(name.as_bytes());
     key
 }
 
 /// Key of an account in the queue of those that are to be emptied.
-fn doomed_key(key: &DirectoryKey, since: Timestamp) -> [u8; 28] {
-    let mut bytes = [0; 28];
+fn doomed_key(key: &DirectoryKey, since: Timestamp) -> [u8; 8 + DIRECTORY_KEY] {
+    let mut bytes = [0; 8 + DIRECTORY_KEY];
     bytes[..8].copy_from_slice(&since.seconds().to_be_bytes());
     bytes[8..].copy_from_slice(&directory_key(key));
     bytes
@@ -335,7 +335,7 @@ impl Directories {
             let mut iterator = self.index.iterate(family, rocksdb::ReadOptions::default());
             iterator.seek(bytes);
             while let Some((row, value)) = iterator.item().filter(|(row, _)| row.starts_with(&bytes)) {
-                let name = std::str::from_utf8(&row[20..]).map_err(|_| NodeError::Corrupt("row".into()))?;
+                let name = row_name(row).ok_or_else(|| NodeError::Corrupt("row".into()))?;
                 let digest =
                     Digest::of_row(&key.hash, name, row_timestamp(value)?, family == Family::Tombstones);
                 batch.sums.remove(row_place(container, key, name), digest);
@@ -391,7 +391,7 @@ struct RowChange<'a> {
     index: &'a Index,
     directory: DirectoryKey,
     container: bool,
-    key: [u8; 20],
+    key: [u8; DIRECTORY_KEY],
     batch: WriteBatch,
     /// Rows of this batch by name, with what counts in the totals: the index does not show them yet.
     pending: HashMap<String, Counted>,
@@ -469,10 +469,10 @@ fn change(old: Option<Directory>, write: &DirectoryWrite) -> Result<Checked, Nod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kodiak_storage_api::{KeyHash, Partition, PolicyIndex};
+    use kodiak_storage_api::{KeyHash, PolicyIndex};
 
     fn write(micros: u64, change: DirectoryChange) -> DirectoryWrite {
-        let key = DirectoryKey { partition: Partition(0), hash: KeyHash([0; 16]) };
+        let key = DirectoryKey { hash: KeyHash([0; 16]) };
         DirectoryWrite { key, name: "a/c".into(), timestamp: Timestamp::from_micros(micros, 0), change }
     }
 

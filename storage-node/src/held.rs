@@ -11,27 +11,48 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kodiak_storage_api::{NodeError, Partition, Tree};
+use kodiak_storage_api::{NodeError, Partition, Place, Tree};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
 
 const FILE: &str = "held.json";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The partitions of one ring that a device is a replica of.
 #[derive(Clone, Debug)]
 pub struct Assignment {
     /// Which ring's, and of what.
     pub tree: Tree,
+    /// The ring's power.
+    pub power: u8,
     /// The partitions.
     pub partitions: Vec<Partition>,
     /// The ring had no devices before: there is nothing that a replica could lack.
     pub fresh: bool,
 }
 
-type Partitions = BTreeMap<Tree, BTreeSet<u32>>;
+/// Some partitions of a ring.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbers {
+    power: u8,
+    numbers: BTreeSet<u32>,
+}
+
+impl Numbers {
+    fn contains(&self, place: Place) -> bool {
+        self.numbers.contains(&place.partition(self.power).number())
+    }
+
+    /// Those of another power that are within these.
+    fn holds(&self, partition: Partition) -> bool {
+        partition.power() >= self.power && self.contains(*partition.places().start())
+    }
+}
+
+type Trees = BTreeMap<Tree, Numbers>;
 
 /// See the module. A device that was never told its assignments, as in a store of one machine, holds
 /// whatever it is asked for.
@@ -46,17 +67,18 @@ pub struct Held {
 #[derive(Default)]
 struct State {
     /// What is on stable storage: none if there is no file.
-    held: Option<Partitions>,
+    held: Option<Trees>,
     /// The file could not be read: nothing is known to be held, whatever it said.
     damaged: bool,
-    missing: Partitions,
+    /// No tree of which nothing is missing.
+    missing: Trees,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     format: u32,
-    held: Vec<(Tree, BTreeSet<u32>)>,
+    held: Vec<(Tree, Numbers)>,
 }
 
 impl Held {
@@ -76,28 +98,33 @@ impl Held {
             tracing::error!(file = %file.display(), error, "every partition is filled anew");
         }
         let (damaged, held) = (read.is_err(), read.unwrap_or_default());
-        let state = RwLock::new(State { held, damaged, missing: Partitions::new() });
+        let state = RwLock::new(State { held, damaged, missing: Trees::new() });
         Held { disk, file, state, filling: AtomicBool::new(false) }
     }
 
     /// The device is now a replica of these partitions, and of no others. On stable storage when this
     /// returns is that those it was not a replica of before are missing: to be called before any reader
-    /// knows the ring.
+    /// knows the ring. Where a ring's power has grown, of a partition that was held both halves are: they have
+    /// the same devices, and what was placed in it is placed in one of them.
     pub fn adopt(&self, assignments: &[Assignment]) -> io::Result<()> {
         let mut state = self.state.write();
-        let (mut held, mut missing) = (Partitions::new(), Partitions::new());
-        for assignment in assignments {
-            let assigned: BTreeSet<u32> = assignment.partitions.iter().map(|partition| partition.0).collect();
-            let had = state.held.as_ref().and_then(|held| held.get(&assignment.tree));
-            let whole = match had {
-                Some(had) => had.intersection(&assigned).copied().collect(),
-                None if assignment.fresh && !state.damaged => assigned.clone(),
-                None => BTreeSet::new(),
+        let (mut held, mut missing) = (Trees::new(), Trees::new());
+        for Assignment { tree, power, partitions, fresh } in assignments {
+            let had = state.held.as_ref().and_then(|held| held.get(tree));
+            let is_held = |partition: &Partition| match had {
+                Some(had) => had.holds(*partition),
+                None => *fresh && !state.damaged,
             };
-            missing.insert(assignment.tree, assigned.difference(&whole).copied().collect());
-            held.insert(assignment.tree, whole);
+            let (whole, lacking): (Vec<Partition>, Vec<Partition>) =
+                partitions.iter().filter(|partition| partition.power() == *power).partition(|p| is_held(p));
+            let numbers = |partitions: Vec<Partition>| Numbers {
+                power: *power,
+                numbers: partitions.into_iter().map(Partition::number).collect(),
+            };
+            missing.insert(*tree, numbers(lacking));
+            held.insert(*tree, numbers(whole));
         }
-        missing.retain(|_, partitions| !partitions.is_empty());
+        missing.retain(|_, partitions| !partitions.numbers.is_empty());
         if state.held.as_ref() != Some(&held) {
             self.save(&held)?;
         }
@@ -115,18 +142,21 @@ impl Held {
     /// Partitions have everything that the others had: they vote from now on.
     pub fn filled(&self, tree: Tree, partitions: &[Partition]) -> io::Result<()> {
         let mut state = self.state.write();
-        let mut missing = state.missing.clone();
-        let Some(of_tree) = missing.get_mut(&tree) else { return Ok(()) };
-        let mut held = state.held.clone().unwrap_or_default();
+        let (mut missing, mut held) = (state.missing.clone(), state.held.clone().unwrap_or_default());
+        let (Some(lacking), Some(whole)) = (missing.get_mut(&tree), held.get_mut(&tree)) else {
+            return Ok(());
+        };
         let mut changed = false;
-        for partition in partitions.iter().filter(|partition| of_tree.remove(&partition.0)) {
-            held.entry(tree).or_default().insert(partition.0);
-            changed = true;
+        for partition in partitions.iter().filter(|partition| partition.power() == whole.power) {
+            if lacking.numbers.remove(&partition.number()) {
+                whole.numbers.insert(partition.number());
+                changed = true;
+            }
         }
         if !changed {
             return Ok(());
         }
-        missing.retain(|_, partitions| !partitions.is_empty());
+        missing.retain(|_, partitions| !partitions.numbers.is_empty());
         self.save(&held)?;
         state.missing = missing;
         self.filling.store(!state.missing.is_empty(), Ordering::Release);
@@ -137,29 +167,30 @@ impl Held {
     /// What is missing.
     pub fn missing(&self) -> Vec<(Tree, Partition)> {
         let state = self.state.read();
-        let of = |(tree, partitions): (&Tree, &BTreeSet<u32>)| {
-            let tree = *tree;
-            partitions.iter().map(move |partition| (tree, Partition(*partition))).collect::<Vec<_>>()
+        let of = |(tree, partitions): (&Tree, &Numbers)| {
+            let (tree, power) = (*tree, partitions.power);
+            let numbers = partitions.numbers.iter();
+            numbers.map(move |number| (tree, Partition::new(power, *number))).collect::<Vec<_>>()
         };
         state.missing.iter().flat_map(of).collect()
     }
 
-    /// Whether a partition of one of these trees is missing.
-    pub fn is_missing(&self, trees: &[Tree], partition: Partition) -> bool {
+    /// Whether the partition of a place is missing in one of these trees.
+    pub fn is_missing(&self, trees: &[Tree], place: Place) -> bool {
         if !self.filling.load(Ordering::Acquire) {
             return false;
         }
         let state = self.state.read();
-        let lacks = |tree| state.missing.get(tree).is_some_and(|missing| missing.contains(&partition.0));
+        let lacks = |tree| state.missing.get(tree).is_some_and(|missing| missing.contains(place));
         trees.iter().any(lacks)
     }
 
-    /// Refuses a vote of a partition that is missing.
-    pub fn vote(&self, trees: &[Tree], partition: Partition) -> Result<(), NodeError> {
-        if self.is_missing(trees, partition) { Err(no_vote()) } else { Ok(()) }
+    /// Refuses a vote about what is in a partition that is missing.
+    pub fn vote(&self, trees: &[Tree], place: Place) -> Result<(), NodeError> {
+        if self.is_missing(trees, place) { Err(no_vote()) } else { Ok(()) }
     }
 
-    fn save(&self, held: &Partitions) -> io::Result<()> {
+    fn save(&self, held: &Trees) -> io::Result<()> {
         let held = held.iter().map(|(tree, partitions)| (*tree, partitions.clone())).collect();
         self.disk.replace(&self.file, &serde_json::to_vec(&Stored { format: FORMAT, held })?)
     }
@@ -181,22 +212,32 @@ mod tests {
         Held::open(Arc::new(SystemDisk), folder)
     }
 
+    const POWER: u8 = 8;
+
     fn assigned(partitions: &[u32], fresh: bool) -> Vec<Assignment> {
-        let partitions = partitions.iter().map(|number| Partition(*number)).collect();
-        vec![Assignment { tree: TREE, partitions, fresh }]
+        at_power(POWER, partitions, fresh)
+    }
+
+    fn at_power(power: u8, partitions: &[u32], fresh: bool) -> Vec<Assignment> {
+        let partitions = partitions.iter().map(|number| Partition::new(power, *number)).collect();
+        vec![Assignment { tree: TREE, power, partitions, fresh }]
+    }
+
+    fn place(number: u32) -> Place {
+        Place(number << 24 | 0xff_0000)
     }
 
     fn missing(held: &Held) -> Vec<u32> {
-        held.missing().into_iter().map(|(_, partition)| partition.0).collect()
+        held.missing().into_iter().map(|(_, partition)| partition.number()).collect()
     }
 
     #[test]
     fn a_device_that_knows_of_no_ring_and_one_of_a_fresh_ring_hold_everything() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        assert!(!held.is_missing(&[TREE], Partition(1)));
+        assert!(!held.is_missing(&[TREE], place(1)));
         held.adopt(&assigned(&[1, 2], true)).expect("saved");
-        assert!(held.vote(&[TREE], Partition(1)).is_ok());
+        assert!(held.vote(&[TREE], place(1)).is_ok());
     }
 
     #[test]
@@ -206,9 +247,9 @@ mod tests {
         let held = open(folder.path());
         held.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
         assert_eq!(missing(&held), [3, 4]);
-        assert!(held.vote(&[Tree::Accounts, TREE], Partition(3)).is_err());
-        assert!(held.vote(&[Tree::Accounts], Partition(3)).is_ok());
-        held.filled(TREE, &[Partition(3)]).expect("saved");
+        assert!(held.vote(&[Tree::Accounts, TREE], place(3)).is_err());
+        assert!(held.vote(&[Tree::Accounts], place(3)).is_ok());
+        held.filled(TREE, &[Partition::new(POWER, 3)]).expect("saved");
         let again = open(folder.path());
         again.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
         assert_eq!(missing(&again), [4]);
@@ -222,6 +263,29 @@ mod tests {
         held.adopt(&assigned(&[1], false)).expect("saved");
         held.adopt(&assigned(&[1, 2], true)).expect("saved");
         assert_eq!(missing(&held), [2]);
+    }
+
+    #[test]
+    fn what_a_partition_has_its_halves_have_across_starts() {
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1, 2, 3], false)).expect("saved");
+        let halves = [2, 3, 4, 5, 6, 7];
+        held.adopt(&at_power(POWER + 1, &halves, false)).expect("saved");
+        assert_eq!(missing(&held), [6, 7]);
+        assert!(held.vote(&[TREE], place(2)).is_ok() && held.vote(&[TREE], place(3)).is_err());
+        // What was filled by the ring before says nothing of this one's partitions.
+        held.filled(TREE, &[Partition::new(POWER, 6)]).expect("nothing to save");
+        held.filled(TREE, &[Partition::new(POWER + 1, 7)]).expect("saved");
+        let again = open(folder.path());
+        again.adopt(&at_power(POWER + 1, &halves, false)).expect("saved");
+        assert_eq!(missing(&again), [6]);
+        again.adopt(&at_power(POWER + 3, &[8, 11, 24, 27, 28, 31], false)).expect("saved");
+        assert_eq!(missing(&again), [24, 27]);
+        // A ring whose power has shrunk is another one.
+        again.adopt(&assigned(&[1], false)).expect("saved");
+        assert_eq!(missing(&again), [1]);
     }
 
     #[test]

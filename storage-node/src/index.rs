@@ -6,26 +6,27 @@
 //!
 //! | column family | key | value |
 //! | --- | --- | --- |
-//! | `objects` | policy, partition, hash | where the newest version lies ([`ObjectEntry`]) |
-//! | `blocks` | policy, partition, upload, index | where the block lies ([`Location`]) |
-//! | `directories` | partition, hash | the record of an account or container |
-//! | `totals` | partition, hash | its [`Stats`] |
-//! | `rows` | partition, hash, name | live rows |
-//! | `tombstones` | partition, hash, name | timestamps of deleted rows |
+//! | `objects` | policy, hash | where the newest version lies ([`ObjectEntry`]) |
+//! | `blocks` | policy, place, upload, index | where the block lies ([`Location`]) |
+//! | `directories` | hash | the record of an account or container |
+//! | `totals` | hash | its [`Stats`] |
+//! | `rows` | hash, name | live rows |
+//! | `tombstones` | hash, name | timestamps of deleted rows |
 //! | `expiring` | second, object's key | objects that end |
 //! | `freed` | timestamp, object's key | extents to delete |
-//! | `changed` | partition, hash | containers whose account does not have their totals |
-//! | `doomed` | second, partition, hash | accounts that were deleted and are not empty |
+//! | `changed` | hash | containers whose account does not have their totals |
+//! | `doomed` | second, hash | accounts that were deleted and are not empty |
 //! | `volumes` | number | dead bytes ([`VolumeUse`]) |
-//! | `digests` | tree, partition, bucket | sum of the digests in it ([`crate::digests`]) |
+//! | `digests` | tree, power, partition, bucket | sum of the digests in it ([`crate::digests`]) |
 //! | `quarantine` | tree, item's key | why an item is not answered ([`crate::quarantine`]) |
 //!
-//! Integers in keys are big-endian: a partition is one range of keys.
+//! Integers in keys are big-endian, and a hash begins with its place: a partition, whatever the power of the
+//! ring, is one range of keys, and no key changes when the power grows.
 
 use std::path::{Path, PathBuf};
 
 use kodiak_storage_api::{
-    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Partition, PolicyIndex, Stamp, Timestamp,
+    BlockKey, DataId, DirectoryKey, KeyHash, NodeError, ObjectKey, Place, PolicyIndex, Stamp, Timestamp,
 };
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
@@ -34,7 +35,7 @@ use rocksdb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::digests::{Roots, Sums, add_up};
+use crate::digests::{Grids, Sums, add_up};
 use crate::needle::Location;
 
 /// A column family.
@@ -134,7 +135,7 @@ pub struct Index {
     db: DB,
     no_log: WriteOptions,
     cached_only: ReadOptionsMaker,
-    roots: Roots,
+    grids: Grids,
 }
 
 /// Changes of the index that are applied at once, with the digests that they change.
@@ -211,19 +212,19 @@ impl Index {
         let db = DB::open_cf_descriptors(&options, folder, families)?;
         let mut no_log = WriteOptions::default();
         no_log.disable_wal(true);
-        let roots = Roots::default();
-        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only, roots })
+        let grids = Grids::default();
+        Ok(Index { folder: folder.to_owned(), db, no_log, cached_only, grids })
     }
 
-    /// Reads the digests, making them if there are none. To be called before anything is written.
+    /// Reads the digests that are kept. To be called before anything is written.
     pub fn load_digests(&mut self) -> Result<(), NodeError> {
-        self.roots = crate::digests::load(self)?;
+        self.grids = Grids::load(self)?;
         Ok(())
     }
 
     /// The digests of partitions.
-    pub fn roots(&self) -> &Roots {
-        &self.roots
+    pub fn grids(&self) -> &Grids {
+        &self.grids
     }
 
     /// The handle of a family.
@@ -263,10 +264,10 @@ impl Index {
     pub fn write(&self, batch: WriteBatch) -> Result<(), NodeError> {
         let WriteBatch { mut writes, sums } = batch;
         let family = self.family(Family::Digests);
-        sums.operands().for_each(|(key, sum)| writes.merge_cf(family, key, sum));
-        self.write_plain(writes)?;
-        self.roots.apply(&sums);
-        Ok(())
+        self.grids.keep(&sums, |operands| {
+            operands.for_each(|(key, sum)| writes.merge_cf(family, key, sum));
+            self.write_plain(writes)
+        })
     }
 
     /// Applies a batch that changes no digests.
@@ -332,12 +333,28 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data")
 }
 
+/// The first key after every key that begins with `prefix`; none if those are the last ones.
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut bound = prefix.to_vec();
+    while let Some(last) = bound.pop() {
+        if last < 0xff {
+            bound.push(last + 1);
+            return Some(bound);
+        }
+    }
+    None
+}
+
+/// Length of an object's key.
+pub const OBJECT_KEY: usize = 18;
+/// Length of a directory's key.
+pub const DIRECTORY_KEY: usize = 16;
+
 /// Bytes of an object's key.
-pub fn object_key(key: &ObjectKey) -> [u8; 22] {
-    let mut out = [0; 22];
+pub fn object_key(key: &ObjectKey) -> [u8; OBJECT_KEY] {
+    let mut out = [0; OBJECT_KEY];
     out[..2].copy_from_slice(&key.policy.0.to_be_bytes());
-    out[2..6].copy_from_slice(&key.partition.0.to_be_bytes());
-    out[6..].copy_from_slice(&key.hash.0);
+    out[2..].copy_from_slice(&key.hash.0);
     out
 }
 
@@ -345,7 +362,7 @@ pub fn object_key(key: &ObjectKey) -> [u8; 22] {
 pub fn block_key(key: &BlockKey) -> [u8; 26] {
     let mut out = [0; 26];
     out[..2].copy_from_slice(&key.policy.0.to_be_bytes());
-    out[2..6].copy_from_slice(&key.partition.0.to_be_bytes());
+    out[2..6].copy_from_slice(&key.place.0.to_be_bytes());
     out[6..22].copy_from_slice(&key.data.0);
     out[22..].copy_from_slice(&key.index.to_be_bytes());
     out
@@ -353,40 +370,34 @@ pub fn block_key(key: &BlockKey) -> [u8; 26] {
 
 /// The inverse of [`object_key`].
 pub fn parse_object_key(bytes: &[u8]) -> Option<ObjectKey> {
-    let (policy, partition) = parse_place(bytes)?;
-    Some(ObjectKey { policy, partition, hash: KeyHash(bytes.get(6..)?.try_into().ok()?) })
+    Some(ObjectKey { policy: parse_policy(bytes)?, hash: KeyHash(bytes.get(2..)?.try_into().ok()?) })
 }
 
 /// The inverse of [`block_key`].
 pub fn parse_block_key(bytes: &[u8]) -> Option<BlockKey> {
-    let (policy, partition) = parse_place(bytes)?;
+    let place = Place(u32::from_be_bytes(bytes.get(2..6)?.try_into().ok()?));
     let data = DataId(bytes.get(6..22)?.try_into().ok()?);
     let index = u32::from_be_bytes(bytes.get(22..)?.try_into().ok()?);
-    Some(BlockKey { policy, partition, data, index })
+    Some(BlockKey { policy: parse_policy(bytes)?, place, data, index })
 }
 
-fn parse_place(bytes: &[u8]) -> Option<(PolicyIndex, Partition)> {
-    let policy = u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?);
-    let partition = u32::from_be_bytes(bytes.get(2..6)?.try_into().ok()?);
-    Some((PolicyIndex(policy), Partition(partition)))
+fn parse_policy(bytes: &[u8]) -> Option<PolicyIndex> {
+    Some(PolicyIndex(u16::from_be_bytes(*bytes.first_chunk()?)))
 }
 
 /// Bytes of a directory's key: also the prefix of its rows' keys.
-pub fn directory_key(key: &DirectoryKey) -> [u8; 20] {
-    let mut out = [0; 20];
-    out[..4].copy_from_slice(&key.partition.0.to_be_bytes());
-    out[4..].copy_from_slice(&key.hash.0);
-    out
+pub fn directory_key(key: &DirectoryKey) -> [u8; DIRECTORY_KEY] {
+    key.hash.0
 }
 
-/// The inverse of [`directory_key`].
+/// The inverse of [`directory_key`], of the first bytes of a row's key too.
 pub fn parse_directory_key(bytes: &[u8]) -> Option<DirectoryKey> {
-    let partition = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
-    let hash = bytes.get(4..20)?.try_into().ok()?;
-    Some(DirectoryKey {
-        partition: kodiak_storage_api::Partition(partition),
-        hash: kodiak_storage_api::KeyHash(hash),
-    })
+    Some(DirectoryKey { hash: KeyHash(*bytes.first_chunk()?) })
+}
+
+/// The name in a row's key.
+pub fn row_name(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(DIRECTORY_KEY..)?).ok()
 }
 
 /// What the index knows of an object.
@@ -502,10 +513,10 @@ mod tests {
 
     #[test]
     fn keys_are_read_as_they_were_written() {
-        let (policy, partition) = (PolicyIndex(3), Partition(70_000));
-        let object = ObjectKey { policy, partition, hash: KeyHash([9; 16]) };
+        let policy = PolicyIndex(3);
+        let object = ObjectKey { policy, hash: KeyHash([9; 16]) };
         assert_eq!(parse_object_key(&object_key(&object)), Some(object));
-        let block = BlockKey { policy, partition, data: DataId([8; 16]), index: 5 };
+        let block = BlockKey { policy, place: Place(70_000), data: DataId([8; 16]), index: 5 };
         assert_eq!(parse_block_key(&block_key(&block)), Some(block));
         assert_eq!(parse_block_key(&object_key(&object)), None);
     }

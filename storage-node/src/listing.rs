@@ -4,7 +4,7 @@ use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, NodeError, Page, Row};
 use rocksdb::{DBRawIterator, ReadOptions};
 
 use crate::directories::decode_row;
-use crate::index::{Family, Index, decode, directory_key};
+use crate::index::{self, DIRECTORY_KEY, Family, Index, decode, directory_key, row_name};
 
 /// The rows of one directory that a query may show, in one column family.
 struct Scan<'a> {
@@ -14,31 +14,24 @@ struct Scan<'a> {
     reverse: bool,
 }
 
-/// The first key after every key that begins with `prefix`.
+/// The first key after every key that begins with `prefix`: that of a row, so it is never all ones.
 fn after_prefix(prefix: &[u8]) -> Vec<u8> {
-    let mut bound = prefix.to_vec();
-    while let Some(last) = bound.pop() {
-        if last < 0xff {
-            bound.push(last + 1);
-            return bound;
-        }
-    }
-    vec![0xff; prefix.len() + 1]
+    index::after_prefix(prefix).unwrap_or_else(|| vec![0xff; prefix.len() + 1])
 }
 
-fn joined(directory: &[u8; 20], name: &str) -> Vec<u8> {
+fn joined(directory: &[u8; DIRECTORY_KEY], name: &str) -> Vec<u8> {
     crate::directories::row_key(directory, name)
 }
 
 /// The smallest key greater than `name`'s.
-fn just_after(directory: &[u8; 20], name: &str) -> Vec<u8> {
+fn just_after(directory: &[u8; DIRECTORY_KEY], name: &str) -> Vec<u8> {
     let mut key = joined(directory, name);
     key.push(0);
     key
 }
 
 impl<'a> Scan<'a> {
-    fn new(index: &'a Index, family: Family, directory: &[u8; 20], query: &ListQuery) -> Scan<'a> {
+    fn new(index: &'a Index, family: Family, directory: &[u8; DIRECTORY_KEY], query: &ListQuery) -> Scan<'a> {
         let prefix = joined(directory, &query.prefix);
         let (mut lower, mut upper) = (prefix.clone(), after_prefix(&prefix));
         let (after, before) = if query.reverse {
@@ -75,7 +68,7 @@ impl<'a> Scan<'a> {
                 Err(error) => Err(self.index.failed(error)),
             };
         };
-        let name = std::str::from_utf8(&key[20..]).map_err(|_| NodeError::Corrupt("row name".into()))?;
+        let name = row_name(key).ok_or_else(|| NodeError::Corrupt("row name".into()))?;
         Ok(Some(name))
     }
 
@@ -92,7 +85,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Goes past everything under a prefix.
-    fn skip(&mut self, directory: &[u8; 20], prefix: &str) {
+    fn skip(&mut self, directory: &[u8; DIRECTORY_KEY], prefix: &str) {
         let prefix = joined(directory, prefix);
         if self.reverse {
             self.iterator.seek_for_prev(&prefix);
@@ -134,7 +127,11 @@ pub fn list(index: &Index, key: &DirectoryKey, query: &ListQuery) -> Result<Page
     Ok(page)
 }
 
-fn live_page(scan: &mut Scan<'_>, directory: &[u8; 20], query: &ListQuery) -> Result<Page, NodeError> {
+fn live_page(
+    scan: &mut Scan<'_>,
+    directory: &[u8; DIRECTORY_KEY],
+    query: &ListQuery,
+) -> Result<Page, NodeError> {
     let mut page = Page::default();
     while let Some(name) = scan.name()? {
         if page.entries.len() >= query.limit {

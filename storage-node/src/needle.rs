@@ -1,9 +1,9 @@
-//! The needle: one self-describing record of a volume. Version 1.
+//! The needle: one self-describing record of a volume. Version 2.
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0..4 | magic `KDN1` |
-//! | 4 | format version, 1 |
+//! | 0..4 | magic `KDN2` |
+//! | 4 | format version, 2 |
 //! | 5 | kind: 1 object, 2 block, 3 blocks deleted, 4 directory, 5 rows, 6 forgotten |
 //! | 6..8 | zero |
 //! | 8..12 | number of the volume, little-endian as all numbers |
@@ -42,8 +42,8 @@ pub const PAGE: usize = 4096;
 /// Data from here on is worth a page-aligned place: below it, the padding would cost more than the copy.
 const PAGES_FROM: usize = 64 * 1024;
 
-const MAGIC: [u8; 4] = *b"KDN1";
-const VERSION: u8 = 1;
+const MAGIC: [u8; 4] = *b"KDN2";
+const VERSION: u8 = 2;
 
 /// What a needle holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -387,11 +387,11 @@ pub fn decode_head(bytes: &[u8], at: (u32, u64), salt: Salt) -> Result<Head<'_>,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kodiak_storage_api::{KeyHash, Partition};
+    use kodiak_storage_api::KeyHash;
     use proptest::prelude::*;
 
-    fn rows(n: u32) -> RowsMeta {
-        let key = DirectoryKey { partition: Partition(n), hash: KeyHash([7; 16]) };
+    fn rows(n: u8) -> RowsMeta {
+        let key = DirectoryKey { hash: KeyHash([n; 16]) };
         RowsMeta { key, rows: vec![Row::tombstone("gone".into(), Timestamp::from_micros(5, 1))] }
     }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    BlockInfo, BlockKey, Digest, DirectoryKey, ITEMS_BYTES, Item, ItemCopy, ItemKey, NodeError, Row,
+    BlockInfo, BlockKey, Digest, DirectoryKey, ITEMS_BYTES, Item, ItemCopy, ItemKey, NodeError, Place, Row,
     ScanCursor, ScanPage, ScanQuery, Timestamp, Tree,
 };
 use rocksdb::ReadOptions;
@@ -14,8 +14,8 @@ use crate::device::Device;
 use crate::digests::row_timestamp;
 use crate::directories::{StoredDirectory, decode_row, row_key};
 use crate::index::{
-    Family, Index, ObjectEntry, decode, directory_key, is_quarantined, parse_block_key, parse_directory_key,
-    parse_object_key,
+    Family, Index, ObjectEntry, after_prefix, decode, directory_key, is_quarantined, parse_block_key,
+    parse_directory_key, parse_object_key, row_name,
 };
 use crate::needle::{self, BlockMeta, Kind, Location, ObjectMeta};
 
@@ -31,13 +31,16 @@ fn families(tree: Tree) -> &'static [Family] {
     }
 }
 
-/// What the keys of a partition begin with.
-fn range(query: &ScanQuery) -> Vec<u8> {
-    let partition = query.partition.0.to_be_bytes();
-    match query.tree {
-        Tree::Accounts | Tree::Containers => partition.to_vec(),
-        Tree::Objects(policy) | Tree::Blocks(policy) => [&policy.0.to_be_bytes()[..], &partition].concat(),
-    }
+/// The first key that a partition may have, and the first after all of them unless those are the last ones.
+fn range(query: &ScanQuery) -> (Vec<u8>, Option<Vec<u8>>) {
+    let key = |place: &Place| match query.tree {
+        Tree::Accounts | Tree::Containers => place.0.to_be_bytes().to_vec(),
+        Tree::Objects(policy) | Tree::Blocks(policy) => {
+            [&policy.0.to_be_bytes()[..], &place.0.to_be_bytes()].concat()
+        }
+    };
+    let places = query.partition.places();
+    (key(places.start()), after_prefix(&key(places.end())))
 }
 
 /// Which tree a directory's items are in, remembered for the rows that follow one another.
@@ -61,7 +64,8 @@ impl Owner<'_> {
     }
 }
 
-fn tree_of(name: &str) -> Tree {
+/// The tree of the account or container of this name.
+pub fn tree_of(name: &str) -> Tree {
     if name.contains('/') { Tree::Containers } else { Tree::Accounts }
 }
 
@@ -79,7 +83,7 @@ pub fn scan(index: &Index, query: &ScanQuery) -> Result<ScanPage, NodeError> {
     let mut looked_at = 0;
     while let Some(family) = families(query.tree).get(phase) {
         let left = after.take();
-        let ended = each(index, *family, &range(query), left.as_deref(), |key, value| {
+        let ended = each(index, *family, range(query), left.as_deref(), |key, value| {
             looked_at += 1;
             if let Some(item) = item(*family, query, &mut owner, key, value)? {
                 page.items.push(item);
@@ -98,22 +102,25 @@ pub fn scan(index: &Index, query: &ScanQuery) -> Result<ScanPage, NodeError> {
     Ok(page)
 }
 
-/// Visits the keys that begin with `prefix` and come after `after`; the last one, if it was told to stop.
+/// Visits the keys of a range that come after `after`; the last one, if it was told to stop.
 fn each(
     index: &Index,
     family: Family,
-    prefix: &[u8],
+    (from, to): (Vec<u8>, Option<Vec<u8>>),
     after: Option<&[u8]>,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, NodeError>,
 ) -> Result<Option<Vec<u8>>, NodeError> {
     let mut options = ReadOptions::default();
     options.fill_cache(false);
+    if let Some(to) = to {
+        options.set_iterate_upper_bound(to);
+    }
     let mut iterator = index.iterate(family, options);
-    iterator.seek(after.unwrap_or(prefix));
+    iterator.seek(after.unwrap_or(&from));
     if after.is_some() && iterator.key() == after {
         iterator.next();
     }
-    while let Some((key, value)) = iterator.item().filter(|(key, _)| key.starts_with(prefix)) {
+    while let Some((key, value)) = iterator.item() {
         if visit(key, value)?.is_break() {
             return Ok(Some(key.to_vec()));
         }
@@ -170,7 +177,7 @@ fn item(
         }
         _ => {
             let directory = parse_directory_key(key).ok_or_else(bad)?;
-            let name = std::str::from_utf8(&key[20..]).map_err(|_| bad())?;
+            let name = row_name(key).ok_or_else(bad)?;
             if !query.buckets.contains(kodiak_storage_api::row_bucket(&directory.hash, name)) {
                 return Ok(None);
             }

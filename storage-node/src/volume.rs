@@ -2,7 +2,7 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0..8 | magic `KODIAKV1` |
+//! | 0..8 | magic `KODIAKV2` |
 //! | 8..12 | number of the volume |
 //! | 12..16 | salt of its needles' checksums, random |
 //! | 16..60 | zero |
@@ -25,7 +25,9 @@ use crate::needle::{ALIGN, Location, Salt};
 /// Offset of a volume's first needle.
 pub const FIRST_NEEDLE: u64 = 64;
 
-const MAGIC: [u8; 8] = *b"KODIAKV1";
+const MAGIC: [u8; 8] = *b"KODIAKV2";
+/// What the magic of all versions begins with.
+const FAMILY: &[u8] = b"KODIAKV";
 
 /// One volume, open.
 pub struct Volume {
@@ -137,9 +139,25 @@ fn open_volume(disk: &dyn Disk, path: &Path, number: u32) -> io::Result<Volume> 
     file.read_at(&mut bytes, 0).map_err(|_| damaged("header is cut short"))?;
     let salt = Salt(u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]));
     if bytes != header(number, salt) {
+        let crc = crc32fast::hash(&bytes[..60]).to_le_bytes();
+        if bytes.starts_with(FAMILY) && bytes[..8] != MAGIC && bytes[60..] == crc {
+            return Err(other_version(path, &bytes[..8]));
+        }
         return Err(damaged("header does not match its checksum"));
     }
     Ok(Volume { number, salt, file })
+}
+
+fn other_version(path: &Path, magic: &[u8]) -> io::Error {
+    let (found, known) = (String::from_utf8_lossy(magic), String::from_utf8_lossy(&MAGIC));
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "{} is in format {found} and this program reads {known} only: run the version of kodiak that wrote it, \
+             and copy the objects to a new store",
+            path.display()
+        ),
+    )
 }
 
 /// Sizes of volumes and of the room kept free.

@@ -78,7 +78,7 @@ struct Container {
 async fn measure(folder: &std::path::Path, rows: u64) -> anyhow::Result<Figures> {
     let clock = Arc::new(Clock::system(1));
     let hash = PlacementKey::new([1; 32]).hash(b"a/c");
-    let key = DirectoryKey { partition: hash.partition(10), hash };
+    let key = DirectoryKey { hash };
     let node = volume::open(folder, clock.clone(), key).await?;
     let container = Container { node, key, rows };
     let begun = Instant::now();

@@ -74,7 +74,7 @@ pub fn main(args: &RemoteArgs) -> anyhow::Result<()> {
 async fn measure(args: &RemoteArgs, folder: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
     let clock = Arc::new(Clock::system(1));
     let hash = PlacementKey::new([1; 32]).hash(b"a/c");
-    let node = open(folder, clock.clone(), DirectoryKey { partition: hash.partition(10), hash }).await?;
+    let node = open(folder, clock.clone(), DirectoryKey { hash }).await?;
     let (client, server) = configs()?;
     let party = |name: &str| Party::new(CLUSTER, name, clock.clone(), Arc::new(View));
     let server = Server::new(node.clone(), party("n1"), &server, None, ServerSettings::default());
@@ -147,7 +147,7 @@ fn object(path: ObjectPath, clock: &Clock, body: Bytes) -> ObjectWrite {
         expires_at: None,
         layout: Layout::Inline,
     };
-    let key = ObjectKey { policy: PolicyIndex(0), partition: hash.partition(10), hash };
+    let key = ObjectKey { policy: PolicyIndex(0), hash };
     let (version, stamp) = (Version::Live(record), Stamp::first(timestamp));
     ObjectWrite { key, path, version, stamp, expect: None, inline: vec![body], row: None }
 }

@@ -147,7 +147,7 @@ impl Rig {
         let (map, mut bytes) = (self.map()?, 0);
         for tree in map.trees() {
             for node in &self.nodes[1..] {
-                let digests = node.digests(DeviceIndex(0), tree, 0..map.partitions(tree)?).await?;
+                let digests = node.digests(DeviceIndex(0), tree, map.partitions(tree)?).await?;
                 bytes += postcard::to_stdvec(&digests)?.len();
             }
         }

@@ -114,7 +114,7 @@ fn rebalance(change: &str, builder: &mut RingBuilder) -> anyhow::Result<Rebalanc
 fn lookups(ring: &Ring) -> Vec<Lookup> {
     let key = PlacementKey::new([7; 32]);
     let names: Vec<String> = (0..1 << 16).map(|i| format!("AUTH_test/container/object-{i:08}")).collect();
-    let partition = |name: &String| key.hash(name.as_bytes()).partition(ring.part_power());
+    let partition = |name: &String| ring.partition_of(key.hash(name.as_bytes()).place());
     let hashing = time(&names, 50, |name| {
         black_box(partition(name));
     });

@@ -72,7 +72,7 @@ fn a_replacement_takes_the_share_of_the_one_that_goes_when_it_is_up() {
     assert_eq!(shares(&map), [64, 64, 64]);
     // Nothing moves but what n2 held.
     let (old, new) = (before.ring().unwrap(), map.policies[0].ring.ring().unwrap());
-    for partition in (0..old.partitions()).map(kodiak_ring::Partition) {
+    for partition in old.all_partitions() {
         let nodes = |ring: &kodiak_ring::Ring| {
             let mut nodes: Vec<String> =
                 ring.primaries(partition).map(|device| device.node.clone()).collect();

@@ -327,7 +327,7 @@ fn rebalance(args: &Rebalance) -> Result<()> {
 fn show(args: &Show) -> Result<()> {
     let builder = load(&args.file)?;
     if let Some(partition) = args.partition {
-        return show_partition(&builder, Partition(partition), args.json);
+        return show_partition(&builder, partition, args.json);
     }
     let devices: Vec<Value> = builder
         .devices()
@@ -388,18 +388,19 @@ fn table(builder: &RingBuilder, file: &Path) -> String {
     text
 }
 
-fn show_partition(builder: &RingBuilder, partition: Partition, json: bool) -> Result<()> {
+fn show_partition(builder: &RingBuilder, number: u32, json: bool) -> Result<()> {
     let ring = builder.ring()?;
-    if partition.0 >= ring.partitions() {
-        bail!("partition {} does not exist: the ring has 0 to {}", partition.0, ring.partitions() - 1);
+    if number >= ring.partitions() {
+        bail!("partition {number} does not exist: the ring has 0 to {}", ring.partitions() - 1);
     }
+    let partition = Partition::new(ring.part_power(), number);
     let place = |device: &kodiak_ring::Device| {
         json!({ "id": device.id, "region": device.region, "zone": device.zone,
                 "node": device.node, "device": device.name })
     };
     let primaries: Vec<Value> = ring.primaries(partition).map(place).collect();
     let handoffs: Vec<Value> = ring.handoffs(partition).map(place).collect();
-    let value = json!({ "partition": partition.0, "primaries": primaries, "handoffs": handoffs });
+    let value = json!({ "partition": number, "primaries": primaries, "handoffs": handoffs });
     print(json, &value, || {
         let line = |role, d: &kodiak_ring::Device| {
             format!("{role}  id {} r{} z{} {} {}", d.id, d.region, d.zone, d.node, d.name)
@@ -415,8 +416,9 @@ fn validate(args: &Look) -> Result<()> {
     let ring = builder.ring()?;
     let expected = builder.replicas().floor() as usize;
     let mut problems = Vec::new();
-    for partition in 0..ring.partitions() {
-        let mut ids: Vec<u32> = ring.primaries(Partition(partition)).map(|device| device.id).collect();
+    for partition in ring.all_partitions() {
+        let mut ids: Vec<u32> = ring.primaries(partition).map(|device| device.id).collect();
+        let partition = partition.number();
         let count = ids.len();
         ids.sort_unstable();
         ids.dedup();

@@ -34,12 +34,12 @@ impl Store {
         if let Some(fragments) = self.fragments(key, data.len())? {
             return fragments.write(owner, data).await;
         }
-        let replicas = self.map().block_replicas(policy, key.partition)?;
+        let replicas = self.map().block_replicas(policy, key.place)?;
         let write = |_, replica: Replica| {
             let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
             async move { replica.node.write_block(replica.device, block).await }
         };
-        let place = (Tree::Blocks(policy), key.partition);
+        let place = (Tree::Blocks(policy), key.place);
         let affinity = self.write_affinity.load();
         if !affinity.is_empty() || self.map().mode(policy)? == Mode::Available {
             let copies = replicas.len();
@@ -58,12 +58,12 @@ impl Store {
         key: BlockKey,
         range: std::ops::Range<u32>,
     ) -> Result<Bytes, StoreError> {
-        let replicas = self.map().block_replicas(key.policy, key.partition)?;
+        let replicas = self.map().block_replicas(key.policy, key.place)?;
         let failed = match read_from(&replicas, key, &range).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
-        let seats = self.map().near_seats(Tree::Blocks(key.policy), key.partition)?;
+        let seats = self.map().near_seats(Tree::Blocks(key.policy), key.place)?;
         let others: Vec<Replica> =
             seats.into_iter().filter(|seat| !seat.primary).map(|seat| seat.replica).collect();
         match read_from(&others, key, &range).await {
@@ -83,7 +83,7 @@ impl Store {
                 let key = self.map().block(policy, extent.data, index)?;
                 let fragmented = self.map().codec(policy)?.is_some();
                 for (fragment, replica) in
-                    self.map().block_replicas(policy, key.partition)?.into_iter().enumerate()
+                    self.map().block_replicas(policy, key.place)?.into_iter().enumerate()
                 {
                     let key = if fragmented { key.of_fragment(fragment) } else { key };
                     replica.node.delete_blocks(replica.device, vec![key]).await?;

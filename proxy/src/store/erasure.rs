@@ -129,7 +129,7 @@ impl Store {
     pub(super) fn fragments(&self, key: BlockKey, len: usize) -> Result<Option<Fragments>, StoreError> {
         let map = self.map();
         let Some(codec) = map.codec(key.policy)? else { return Ok(None) };
-        let replicas = map.block_replicas(key.policy, key.partition)?;
+        let replicas = map.block_replicas(key.policy, key.place)?;
         Ok(Some(Fragments { codec, key, replicas, len }))
     }
 }

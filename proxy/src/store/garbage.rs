@@ -110,7 +110,7 @@ impl Store {
         let mut owners = Owners { known: HashMap::new(), since: Instant::now() };
         let mut deleted = 0;
         for tree in map.trees().into_iter().filter(|tree| matches!(tree, Tree::Blocks(_))) {
-            for (partition, _) in local.node.digests(local.device, tree, 0..map.partitions(tree)?).await? {
+            for (partition, _) in local.node.digests(local.device, tree, map.partitions(tree)?).await? {
                 let mut query =
                     ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: PAGE };
                 loop {

@@ -4,20 +4,16 @@
 //! was down has as many copies as ever. Their node gives it to the replica when that is back, and drops it
 //! then (the storage node's `repair`).
 
-use kodiak_storage_api::{Health, Map, NodeError, Partition, Replica, Tree};
+use kodiak_storage_api::{Health, Map, NodeError, Place, Replica, Tree};
 
 /// For each of `replicas` that is down, the next device that is not, in the order of the ring.
-pub(super) fn stand_ins(
-    map: &Map,
-    (tree, partition): (Tree, Partition),
-    replicas: &[Replica],
-) -> Vec<Replica> {
+pub(super) fn stand_ins(map: &Map, (tree, place): (Tree, Place), replicas: &[Replica]) -> Vec<Replica> {
     let is_down = |replica: &&Replica| replica.node.health() == Health::Down;
     let down = replicas.iter().filter(is_down).count();
     if down == 0 {
         return Vec::new();
     }
-    match map.handoffs(tree, partition) {
+    match map.handoffs(tree, place) {
         Ok(handoffs) => handoffs.into_iter().filter(|replica| !is_down(&replica)).take(down).collect(),
         Err(_) => Vec::new(),
     }

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use super::wire;
 
 /// Version of the messages. It changes when a peer of the version before would misread them.
-pub const PROTOCOL: u8 = 1;
+pub const PROTOCOL: u8 = 2;
 
 const HEAD: usize = 5;
 /// Bytes of a usual message, which grows only beyond.

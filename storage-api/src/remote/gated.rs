@@ -10,9 +10,9 @@ use tokio::sync::RwLockReadGuard;
 use super::Party;
 use crate::{
     BlockInfo, BlockKey, BlockWrite, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
-    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise,
-    Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
-    WorkKind,
+    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition,
+    Partitions, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// The node in this process, for calls that are placed by the map of an epoch: they pass the same gate as
@@ -154,7 +154,7 @@ impl StorageNode for Gated {
         &self,
         device: DeviceIndex,
         tree: Tree,
-        partitions: Range<u32>,
+        partitions: Partitions,
     ) -> Result<Vec<(Partition, Digest)>, NodeError> {
         let _gate = self.enter().await?;
         self.node.digests(device, tree, partitions).await

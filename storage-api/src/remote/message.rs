@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockInfo, BlockKey, BlockWrite, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemCopy,
-    ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise, Row, RowDurability,
-    ScanPage, ScanQuery, StoredVersion, Timestamp, Tree, WorkId, WorkItem, WorkKind,
+    ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Partitions, Promise, Row,
+    RowDurability, ScanPage, ScanQuery, StoredVersion, Timestamp, Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// What either side tells the other with every message.
@@ -64,7 +64,7 @@ pub enum Call {
     ListRows { key: DirectoryKey, query: ListQuery },
     NextWork { kind: WorkKind, now: u64, limit: usize },
     FinishWork { kind: WorkKind, ids: Vec<WorkId> },
-    Digests { tree: Tree, partitions: Range<u32> },
+    Digests { tree: Tree, partitions: Partitions },
     Buckets { tree: Tree, partition: Partition },
     Scan(ScanQuery),
     ReadItems { keys: Vec<ItemKey> },
@@ -148,7 +148,7 @@ mod tests {
     /// fails, put them back in order or change [`crate::remote::PROTOCOL`].
     #[test]
     fn what_goes_over_the_wire_does_not_change_by_accident() {
-        let key = ObjectKey { policy: PolicyIndex(1), partition: Partition(300), hash: KeyHash([7; 16]) };
+        let key = ObjectKey { policy: PolicyIndex(1), hash: KeyHash([7; 16]) };
         let head = Head { cluster: "ab".into(), epoch: 5, clock: Timestamp::from_micros(1, 2) };
         let call = Call::ReadObject { key, data: true };
         let (device, row_device) = ("d1".into(), Some("d2".into()));
@@ -156,7 +156,7 @@ mod tests {
         let bytes = postcard::to_stdvec(&request).expect("a message");
         let shared = [2, b'a', b'b', 5, 128, 32, 2];
         let mut expected = shared.to_vec();
-        expected.extend([136, 39, 2, b'd', b'1', 1, 2, b'd', b'2', 2, 1, 172, 2]);
+        expected.extend([136, 39, 2, b'd', b'1', 1, 2, b'd', b'2', 2, 1]);
         expected.extend([7; 16]);
         expected.push(1);
         assert_eq!(bytes, expected);
@@ -166,5 +166,10 @@ mod tests {
         let tag = |call: Call| postcard::to_stdvec(&call).expect("a message")[0];
         assert_eq!(tag(Call::FinishWork { kind: WorkKind::Free, ids: Vec::new() }), 11);
         assert_eq!((tag(Call::Missing), tag(Call::Forget { items: Vec::new() })), (18, 20));
+        let (tree, partition) = (Tree::Accounts, Partition::new(10, 300));
+        let asked = Call::Digests { tree, partitions: partition.into() };
+        assert_eq!(postcard::to_stdvec(&asked).expect("a message"), [12, 0, 10, 172, 2, 173, 2]);
+        let asked = Call::Buckets { tree, partition };
+        assert_eq!(postcard::to_stdvec(&asked).expect("a message"), [13, 0, 10, 172, 2]);
     }
 }

@@ -18,9 +18,9 @@ use super::meters::{Meters, Outcome};
 use super::{Call, Frame, Party, Received, Reply, Request, Response};
 use crate::{
     BlockInfo, BlockKey, BlockWrite, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
-    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise,
-    Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
-    WorkKind,
+    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition,
+    Partitions, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// Bounds of the calls to one peer.
@@ -386,7 +386,7 @@ impl StorageNode for RemoteNode {
         &self,
         device: DeviceIndex,
         tree: Tree,
-        partitions: Range<u32>,
+        partitions: Partitions,
     ) -> Result<Vec<(Partition, Digest)>, NodeError> {
         match self.say(device, Call::Digests { tree, partitions }).await? {
             Reply::Digests(digests) => Ok(digests),

@@ -15,7 +15,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
-use kodiak_storage_api::{BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Replica, Tree};
+use kodiak_storage_api::{
+    BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Partitions, Replica, Tree,
+};
 
 use super::heal::{Healed, Healer, Place, scan};
 use super::pace::yielding;
@@ -63,10 +65,8 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
     let mut pass = Pass { complete: true, ..Pass::default() };
     let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
-        let all = healer.map.partitions(tree)?;
-        for from in (0..all).step_by(PARTITIONS_AT_ONCE as usize) {
-            let range = from..all.min(from + PARTITIONS_AT_ONCE);
-            let found = compare(&healer.map, local, tree, range).await?;
+        for some in healer.map.partitions(tree)?.chunks(PARTITIONS_AT_ONCE) {
+            let found = compare(&healer.map, local, tree, some).await?;
             pass.partitions += found.partitions;
             pass.healed.away += found.away;
             pass.differing += found.differing.len() as u64;
@@ -146,14 +146,9 @@ async fn foreign(healer: &Healer, local: &Replica, place: Place, pass: &mut Pass
     }
 }
 
-async fn compare(
-    map: &Map,
-    local: &Replica,
-    tree: Tree,
-    range: std::ops::Range<u32>,
-) -> Result<Compared, NodeError> {
+async fn compare(map: &Map, local: &Replica, tree: Tree, some: Partitions) -> Result<Compared, NodeError> {
     let digests = async |replica: &Replica| {
-        let found = replica.node.digests(replica.device, tree, range.clone()).await?;
+        let found = replica.node.digests(replica.device, tree, some.clone()).await?;
         Ok::<HashMap<Partition, Digest>, NodeError>(found.into_iter().collect())
     };
     let mine = digests(local).await?;
@@ -161,7 +156,7 @@ async fn compare(
         Compared { differing: Vec::new(), equal: Vec::new(), foreign: Vec::new(), partitions: 0, away: 0 };
     // Each peer once, with what it answered; none if it did not.
     let mut peers: Vec<(Replica, Option<HashMap<Partition, Digest>>)> = Vec::new();
-    for partition in range.clone().map(Partition) {
+    for partition in some.clone() {
         let replicas = map.replicas(tree, partition)?;
         if !replicas.iter().any(|replica| replica.is(local)) {
             if mine.contains_key(&partition) {
@@ -210,7 +205,7 @@ pub async fn reclaim(
         if matches!(tree, Tree::Blocks(_)) {
             continue;
         }
-        for (partition, digest) in local.node.digests(local.device, tree, 0..map.partitions(tree)?).await? {
+        for (partition, digest) in local.node.digests(local.device, tree, map.partitions(tree)?).await? {
             let primaries = map.replicas(tree, partition)?;
             if !primaries.first().is_some_and(|first| first.is(local)) {
                 continue;
@@ -226,9 +221,8 @@ pub async fn reclaim(
 
 /// Whether every primary answers, and has the same.
 async fn all_equal(primaries: &[Replica], place: Place, digest: Digest) -> bool {
-    let one = place.partition.0..place.partition.0 + 1;
     for replica in primaries {
-        match replica.node.digests(replica.device, place.tree, one.clone()).await {
+        match replica.node.digests(replica.device, place.tree, place.partition.into()).await {
             Ok(found) if found == [(place.partition, digest)] => {}
             _ => return false,
         }

@@ -180,7 +180,12 @@ impl Cluster {
         for tree in TREES {
             let mut all = Vec::new();
             for node in nodes {
-                all.push(self.nodes[*node].digests(DeviceIndex(0), tree, 0..u32::MAX).await.unwrap());
+                all.push(
+                    self.nodes[*node]
+                        .digests(DeviceIndex(0), tree, self.map.partitions(tree).unwrap())
+                        .await
+                        .unwrap(),
+                );
             }
             if all.windows(2).any(|pair| pair[0] != pair[1]) {
                 return false;
@@ -192,7 +197,12 @@ impl Cluster {
     /// Whether a node has nothing.
     pub async fn empty(&self, node: usize) -> bool {
         for tree in TREES {
-            if !self.nodes[node].digests(DeviceIndex(0), tree, 0..u32::MAX).await.unwrap().is_empty() {
+            if !self.nodes[node]
+                .digests(DeviceIndex(0), tree, self.map.partitions(tree).unwrap())
+                .await
+                .unwrap()
+                .is_empty()
+            {
                 return false;
             }
         }

@@ -1,14 +1,16 @@
 //! Digests are those of what the index has, whatever has happened; and forgetting is durable.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kodiak_storage_api::{
     BucketSet, DeviceIndex, Digest, DirectoryChange, Item, ItemKey, NodeError, ObjectPath, Partition,
-    PolicyIndex, ScanQuery, StorageNode, Tree,
+    Partitions, PolicyIndex, ScanQuery, StorageNode, Tree,
 };
 use proptest::prelude::*;
 
-use crate::rig::{Rig, block, copy, directory_key, object_key, put_block, settings};
+use crate::rig::{POWER, Rig, block, copy, directory_key, object_key, put_block, settings};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -23,6 +25,7 @@ enum Step {
     Restart,
     Kill,
     LoseIndex(u8),
+    Power(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         1 => Just(Step::Kill),
         1 => any::<u8>().prop_map(Step::LoseIndex),
+        2 => (0..=9u8).prop_map(Step::Power),
     ]
 }
 
@@ -45,9 +49,10 @@ const TREES: [Tree; 4] =
     [Tree::Accounts, Tree::Containers, Tree::Objects(PolicyIndex(0)), Tree::Blocks(PolicyIndex(0))];
 
 /// All items of a tree on a device, by pages of three; the sum of each bucket is checked on the way.
-async fn items(rig: &Rig, device: DeviceIndex, tree: Tree) -> Vec<Item> {
+async fn items(rig: &Rig, device: DeviceIndex, tree: Tree, power: u8) -> Vec<Item> {
     let mut all = Vec::new();
-    for (partition, digest) in rig.node.digests(device, tree, 0..u32::MAX).await.expect("digests") {
+    for (partition, digest) in rig.node.digests(device, tree, Partitions::all(power)).await.expect("digests")
+    {
         let mut query = ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: 3 };
         let mut found = Vec::new();
         loop {
@@ -71,11 +76,13 @@ async fn items(rig: &Rig, device: DeviceIndex, tree: Tree) -> Vec<Item> {
     all
 }
 
-async fn everything(rig: &Rig) -> Vec<Item> {
+async fn everything(rig: &Rig, power: u8) -> Vec<Item> {
     let mut all = Vec::new();
     for tree in TREES {
         for device in 0..2 {
-            all.append(&mut items(rig, DeviceIndex(device), tree).await);
+            let mut items = items(rig, DeviceIndex(device), tree, power).await;
+            items.sort_by(|a, b| a.key.cmp(&b.key));
+            all.append(&mut items);
         }
     }
     all
@@ -120,7 +127,7 @@ async fn take(
         },
         Step::Forget(n) => {
             let (device, tree) = (DeviceIndex(u16::from(n % 2)), TREES[usize::from(n / 2 % 4)]);
-            let (one, all) = (usize::from(n / 8), items(&rig, device, tree).await);
+            let (one, all) = (usize::from(n / 8), items(&rig, device, tree, POWER).await);
             let some: Vec<Item> = all.into_iter().skip(one % 5).step_by(3).collect();
             forgotten
                 .extend(some.iter().map(|i| &i.key).filter(|key| matches!(key, ItemKey::Row(..))).cloned());
@@ -138,22 +145,24 @@ async fn take(
         Step::Kill => {
             let killed = tempfile::tempdir().unwrap();
             copy(folder.path(), killed.path());
-            let before = everything(&rig).await;
+            let before = everything(&rig, POWER).await;
             drop(rig);
             *folder = killed;
             let rig = Rig::open(small(folder));
-            same((&before, forgotten), &everything(&rig).await, "a kill");
+            same((&before, forgotten), &everything(&rig, POWER).await, "a kill");
             return rig;
         }
         Step::LoseIndex(n) => {
-            let before = everything(&rig).await;
+            let before = everything(&rig, POWER).await;
             rig.node.shutdown();
             drop(rig);
             std::fs::remove_dir_all(folder.path().join(format!("d{}", 1 + n % 2)).join("index")).unwrap();
             let rig = Rig::open(small(folder));
-            same((&before, forgotten), &everything(&rig).await, "the loss of an index");
+            same((&before, forgotten), &everything(&rig, POWER).await, "the loss of an index");
             return rig;
         }
+        // The ring's power changes, and the digests with it.
+        Step::Power(power) => assert_eq!(everything(&rig, POWER).await, everything(&rig, *power).await),
     }
     rig
 }
@@ -173,11 +182,12 @@ proptest! {
             let mut forgotten = HashSet::new();
             rig.create("a").await;
             rig.create("a/c0").await;
+            everything(&rig, POWER).await;
             for step in &steps {
                 rig = take(rig, step, &mut folder, &mut forgotten).await;
                 assert!(rig.node.digests_are_right().unwrap(), "after {step:?}");
             }
-            everything(&rig).await;
+            everything(&rig, POWER).await;
         });
     }
 }
@@ -190,7 +200,7 @@ async fn what_was_forgotten_stays_away_and_what_has_come_back_stays() {
     rig.create("a/c").await;
     rig.put("a/c/gone", b"1").await.unwrap();
     rig.put("a/c/back", b"2").await.unwrap();
-    let records = items(&rig, device, Tree::Objects(PolicyIndex(0))).await;
+    let records = items(&rig, device, Tree::Objects(PolicyIndex(0)), POWER).await;
     assert_eq!(rig.node.forget(device, records.clone()).await.unwrap(), 2);
     assert_eq!(rig.node.forget(device, records).await.unwrap(), 0, "they are gone");
     let back = rig.clock.now();
@@ -210,8 +220,8 @@ async fn only_the_version_that_was_seen_is_forgotten() {
     let device = DeviceIndex(0);
     rig.create("a/c").await;
     rig.put("a/c/o", b"old").await.unwrap();
-    let seen = items(&rig, device, Tree::Objects(PolicyIndex(0))).await;
-    let rows = items(&rig, device, Tree::Containers).await;
+    let seen = items(&rig, device, Tree::Objects(PolicyIndex(0)), POWER).await;
+    let rows = items(&rig, device, Tree::Containers, POWER).await;
     rig.put("a/c/o", b"new").await.unwrap();
     assert_eq!(rig.node.forget(device, seen).await.unwrap(), 0);
     let directory: Vec<Item> =
@@ -222,7 +232,7 @@ async fn only_the_version_that_was_seen_is_forgotten() {
 }
 
 #[tokio::test]
-async fn an_index_from_before_digests_is_given_them() {
+async fn an_index_without_digests_is_given_them_when_somebody_asks() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::open(settings(folder.path(), 1));
     rig.create("a/c").await;
@@ -240,8 +250,55 @@ async fn an_index_from_before_digests_is_given_them() {
     db.drop_cf("digests").unwrap();
     drop(db);
     let rig = Rig::open(settings(folder.path(), 1));
+    assert_eq!(items(&rig, DeviceIndex(0), Tree::Objects(PolicyIndex(0)), POWER).await.len(), 50);
     assert!(rig.node.digests_are_right().unwrap());
-    assert_eq!(items(&rig, DeviceIndex(0), Tree::Objects(PolicyIndex(0))).await.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn digests_of_another_power_are_made_beside_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Arc::new(Rig::open(settings(folder.path(), 2)));
+    rig.create("a/c").await;
+    for i in 0..500 {
+        rig.put(&format!("a/c/o{i}"), b"x").await.unwrap();
+    }
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let done = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (rig, stopped, done) = (rig.clone(), stopped.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut writes = 0;
+                while !*stopped.borrow() {
+                    let name = format!("a/c/o{}", (writes * 4 + writer) % 700);
+                    match writes % 3 {
+                        0 => rig.delete(&name).await.unwrap(),
+                        1 => put_block(&rig, writes % 50, &[1; 100]).await.unwrap(),
+                        _ => rig.put(&name, b"y").await.unwrap(),
+                    }
+                    writes += 1;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for power in [4, 5, 6, 7, 0, 12] {
+        let before = done.load(Ordering::Relaxed);
+        while done.load(Ordering::Relaxed) < before + 20 {
+            tokio::task::yield_now().await;
+        }
+        for (tree, device) in TREES.into_iter().zip([0, 1, 0, 1].into_iter().cycle()) {
+            let all = Partitions::all(power);
+            rig.node.digests(DeviceIndex(device), tree, all.clone()).await.unwrap();
+            rig.node.digests(DeviceIndex(1 - device), tree, all).await.unwrap();
+        }
+    }
+    stop.send_replace(true);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(rig.node.digests_are_right().unwrap());
+    everything(&rig, 12).await;
 }
 
 #[tokio::test]
@@ -253,18 +310,21 @@ async fn one_item_changes_one_bucket_of_one_partition() {
     for i in 0..200 {
         rig.put(&format!("a/c/o{i}"), b"x").await.unwrap();
     }
-    let before = rig.node.digests(device, tree, 0..u32::MAX).await.unwrap();
+    let before = rig.node.digests(device, tree, Partitions::all(POWER)).await.unwrap();
     assert_eq!(before.len(), 16);
     let key = object_key(&ObjectPath::parse("a/c/o7").unwrap());
-    let buckets = rig.node.buckets(device, tree, key.partition).await.unwrap();
+    let partition = key.place().partition(POWER);
+    let buckets = rig.node.buckets(device, tree, partition).await.unwrap();
     rig.delete("a/c/o7").await.unwrap();
-    let after = rig.node.digests(device, tree, 0..u32::MAX).await.unwrap();
+    let after = rig.node.digests(device, tree, Partitions::all(POWER)).await.unwrap();
     let differing: Vec<Partition> =
         before.iter().zip(&after).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
-    assert_eq!(differing, [key.partition]);
-    let now = rig.node.buckets(device, tree, key.partition).await.unwrap();
+    assert_eq!(differing, [partition]);
+    let now = rig.node.buckets(device, tree, partition).await.unwrap();
     let set = BucketSet::differing(&buckets, &now);
     assert!((0..=255).all(|bucket| set.contains(bucket) == (bucket == ItemKey::Object(key).bucket())));
-    let only = directory_key("a/c").partition.0;
-    assert!(rig.node.digests(device, Tree::Containers, only + 1..u32::MAX).await.unwrap().is_empty());
+    let only = directory_key("a/c").place().partition(POWER);
+    for other in Partitions::all(POWER).filter(|other| *other != only) {
+        assert!(rig.node.digests(device, Tree::Containers, other.into()).await.unwrap().is_empty());
+    }
 }

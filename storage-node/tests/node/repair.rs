@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kodiak_ring::NewDevice;
 use kodiak_storage_api::{
     BlockWrite, DeviceIndex, DirectoryChange, ErasureCode, NodeError, ObjectPath, Protection, StorageNode,
-    Timestamp,
+    Timestamp, Tree,
 };
 use kodiak_storage_node::AuditCursor;
 use kodiak_storage_node::repair::replicator;
@@ -205,7 +205,8 @@ async fn tombstones_go_when_all_have_them_and_not_before() {
         }
         found
     };
-    assert_ne!(key("a/c/o1").partition, key("a/c/o2").partition, "choose other names");
+    let partition = |name| cluster.map.partition_of(Tree::Objects(POLICY), key(name).place()).unwrap();
+    assert_ne!(partition("a/c/o1"), partition("a/c/o2"), "choose other names");
     reclaim().await;
     assert_eq!(there("a/c/o1").await, [false; 3]);
     assert_eq!(there("a/c/o2").await, [true; 3], "replica 2 holds the version before");
@@ -281,9 +282,7 @@ async fn fragments_of_a_wiped_device_are_computed_from_the_others() {
         let key = cluster.block(7, number);
         let body: Bytes = (0..50_001u32).map(|i| (i * 7 + number) as u8).collect::<Vec<_>>().into();
         let fragments = codec.split(&body).unwrap();
-        for (fragment, replica) in
-            cluster.map.block_replicas(POLICY, key.partition).unwrap().iter().enumerate()
-        {
+        for (fragment, replica) in cluster.map.block_replicas(POLICY, key.place).unwrap().iter().enumerate() {
             let write = BlockWrite {
                 key: key.of_fragment(fragment),
                 owner: ObjectPath::new("a", "c", "big"),
@@ -301,7 +300,7 @@ async fn fragments_of_a_wiped_device_are_computed_from_the_others() {
     assert_eq!((pass.healed.copied, pass.healed.failed), (12, 0), "{pass:?}");
     assert!(cluster.equal(&ALL).await);
     for (key, fragments) in stored {
-        let replicas = cluster.map.block_replicas(POLICY, key.partition).unwrap();
+        let replicas = cluster.map.block_replicas(POLICY, key.place).unwrap();
         for (fragment, replica) in replicas.iter().enumerate() {
             let (key, len) = (key.of_fragment(fragment), fragments[fragment].len() as u32);
             let read = replica.node.read_block(replica.device, key, 0..len).await.unwrap();

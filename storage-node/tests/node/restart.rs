@@ -188,3 +188,21 @@ async fn a_promise_and_the_doubt_about_what_was_accepted_outlive_a_crash() {
     assert!(refusal.barrier >= promised && refusal.accepted.forgotten);
     again.put("a/c/o", b"3").await.unwrap();
 }
+
+#[tokio::test]
+async fn volumes_of_another_format_are_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::open(settings(folder.path(), 1));
+    fill(&rig).await;
+    rig.node.shutdown();
+    drop(rig);
+    let volume = std::fs::read_dir(folder.path().join("d1/volumes")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&volume).unwrap();
+    bytes[7] = b'1';
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&volume, &bytes).unwrap();
+    let clock = std::sync::Arc::new(kodiak_storage_api::Clock::system(0));
+    let error = kodiak_storage_node::Node::open(settings(folder.path(), 1), clock).err().unwrap().to_string();
+    assert!(error.contains("format KODIAKV1") && error.contains("KODIAKV2 only"), "{error}");
+}

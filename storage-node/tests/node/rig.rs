@@ -38,13 +38,11 @@ pub fn hash(name: &str) -> kodiak_storage_api::KeyHash {
 }
 
 pub fn directory_key(name: &str) -> DirectoryKey {
-    let hash = hash(name);
-    DirectoryKey { partition: hash.partition(POWER), hash }
+    DirectoryKey { hash: hash(name) }
 }
 
 pub fn object_key(path: &ObjectPath) -> ObjectKey {
-    let hash = hash(path.as_str());
-    ObjectKey { policy: PolicyIndex(0), partition: hash.partition(POWER), hash }
+    ObjectKey { policy: PolicyIndex(0), hash: hash(path.as_str()) }
 }
 
 impl Rig {
@@ -181,12 +179,7 @@ fn copy_some(from: &Path, to: &Path, wanted: &dyn Fn(&std::ffi::OsStr) -> bool) 
 }
 
 pub fn block(index: u32) -> BlockKey {
-    BlockKey {
-        policy: PolicyIndex(0),
-        partition: hash(&index.to_string()).partition(4),
-        data: DataId([9; 16]),
-        index,
-    }
+    BlockKey { policy: PolicyIndex(0), place: hash(&index.to_string()).place(), data: DataId([9; 16]), index }
 }
 
 pub async fn put_block(rig: &Rig, index: u32, data: &[u8]) -> Result<(), NodeError> {

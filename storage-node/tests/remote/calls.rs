@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kodiak_storage_api::{
     BUCKETS, BlockWrite, BucketSet, Digest, DirectoryChange, DirectoryWrite, Extent, Health, ItemCopy,
-    ItemKey, Layout, ListQuery, NodeError, ObjectPath, ObjectWrite, PolicyIndex, Row, RowDurability,
-    RowTarget, ScanQuery, Stamp, StorageNode, Timestamp, Tree, Version, Work, WorkKind,
+    ItemKey, Layout, ListQuery, NodeError, ObjectPath, ObjectWrite, Partitions, PolicyIndex, Row,
+    RowDurability, RowTarget, ScanQuery, Stamp, StorageNode, Timestamp, Tree, Version, Work, WorkKind,
 };
 
 use crate::machine::{Machines, ask};
@@ -169,16 +169,16 @@ async fn what_replicas_are_compared_by_goes_over_the_wire() {
 
     let policy = PolicyIndex(0);
     for tree in [Tree::Objects(policy), Tree::Blocks(policy), Tree::Containers] {
-        let all = 0..1u32 << crate::rig::POWER;
+        let all = Partitions::all(crate::rig::POWER);
         let digests = remote.digests(there, tree, all.clone()).await.expect("digests");
         assert_eq!(digests, node.digests(here, tree, all).await.expect("digests"));
         assert_eq!(digests.is_empty(), tree == Tree::Containers);
     }
-    let tree = Tree::Objects(policy);
-    let buckets = remote.buckets(there, tree, key.partition).await.expect("buckets");
-    assert_eq!(buckets, node.buckets(here, tree, key.partition).await.expect("buckets"));
+    let (tree, partition) = (Tree::Objects(policy), key.place().partition(crate::rig::POWER));
+    let buckets = remote.buckets(there, tree, partition).await.expect("buckets");
+    assert_eq!(buckets, node.buckets(here, tree, partition).await.expect("buckets"));
     let all = BucketSet::differing(&buckets, &[Digest::ZERO; BUCKETS]);
-    let query = ScanQuery { tree, partition: key.partition, buckets: all, after: None, limit: usize::MAX };
+    let query = ScanQuery { tree, partition, buckets: all, after: None, limit: usize::MAX };
     let page = remote.scan(there, query).await.expect("a page");
     let [item] = page.items.as_slice() else { panic!("{page:?}") };
     assert_eq!((item.key.clone(), item.timestamp), (ItemKey::Object(key), at));
@@ -197,7 +197,7 @@ async fn what_replicas_are_compared_by_goes_over_the_wire() {
 
     let missing = remote.missing(there).await.expect("an answer");
     assert_eq!(missing, node.missing(here).await.expect("an answer"));
-    remote.filled(there, tree, vec![key.partition]).await.expect("noted");
+    remote.filled(there, tree, vec![partition]).await.expect("noted");
     assert_eq!(remote.forget(there, page.items).await.expect("forgotten"), 1);
     assert!(node.read_object(here, key, false).await.expect("read").is_none());
 }

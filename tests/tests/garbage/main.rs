@@ -87,7 +87,7 @@ impl Rig {
 
     async fn orphan(&self, data: u8, owner: &ObjectPath) -> BlockKey {
         let key = self.store.current_map().block(POLICY, DataId([data; 16]), 0).unwrap();
-        for replica in self.store.current_map().block_replicas(POLICY, key.partition).unwrap() {
+        for replica in self.store.current_map().block_replicas(POLICY, key.place).unwrap() {
             let write = BlockWrite {
                 key,
                 owner: owner.clone(),
@@ -111,7 +111,12 @@ impl Rig {
     async fn blocks(&self) -> usize {
         let (mut count, tree) = (0, Tree::Blocks(POLICY));
         for device in self.node.device_indexes() {
-            for (partition, _) in self.node.digests(device, tree, 0..u32::MAX).await.unwrap() {
+            for (partition, _) in self
+                .node
+                .digests(device, tree, self.store.current_map().partitions(tree).unwrap())
+                .await
+                .unwrap()
+            {
                 let query =
                     ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: 10_000 };
                 let page = self.node.scan(device, query).await.unwrap();
@@ -181,19 +186,22 @@ async fn nothing_goes_when_the_owner_cannot_be_asked() {
     let key = rig.orphan(101, &path("gone")).await;
     let map = rig.store.current_map();
     let owner = map.object(&path("gone"), POLICY).unwrap();
-    let records = map.object_replicas(POLICY, owner.partition).unwrap();
+    let records = map.object_replicas(POLICY, owner.place()).unwrap();
     assert_eq!(records.len(), 3);
     // Two of the three devices have been given the partition of the owner's record just now.
+    let tree = Tree::Objects(POLICY);
+    let partition = map.partition_of(tree, owner.place()).unwrap();
     for replica in &records[..2] {
         let assigned = kodiak_storage_node::Assignment {
-            tree: Tree::Objects(POLICY),
-            partitions: vec![owner.partition],
+            tree,
+            power: partition.power(),
+            partitions: vec![partition],
             fresh: false,
         };
         rig.node.adopt(replica.device, &[assigned]).unwrap();
     }
     assert_eq!(rig.collect(Duration::ZERO).await, 0);
-    for replica in map.block_replicas(POLICY, key.partition).unwrap() {
+    for replica in map.block_replicas(POLICY, key.place).unwrap() {
         assert!(replica.node.read_block(replica.device, key, 0..6).await.is_ok());
     }
     rig.node.shutdown();

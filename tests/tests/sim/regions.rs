@@ -27,7 +27,7 @@ fn path(number: usize) -> ObjectPath {
 fn near(world: &World, proxy: usize, path: &ObjectPath) -> usize {
     let map = world.proxy_at(proxy).current_map();
     let key = map.object(path, POLICY).expect("a key");
-    let replicas = map.object_replicas(POLICY, key.partition).expect("replicas");
+    let replicas = map.object_replicas(POLICY, key.place()).expect("replicas");
     let is_near = |node: usize| {
         let of = map.node(&format!("n{node}")).expect("a node").clone();
         !world.is_far(proxy, node) && replicas.iter().any(|replica| Arc::ptr_eq(&replica.node, &of))

@@ -42,7 +42,7 @@ impl Writer {
             expires_at: None,
             layout: Layout::Inline,
         };
-        let key = ObjectKey { policy: PolicyIndex(0), partition: hash.partition(10), hash };
+        let key = ObjectKey { policy: PolicyIndex(0), hash };
         let (inline, row) = (vec![self.body.clone()], self.row);
         let stamp = Stamp::first(record.timestamp);
         ObjectWrite { key, path, version: Version::Live(record), stamp, expect: None, inline, row }
@@ -65,7 +65,7 @@ pub fn run(task: Task<'_>) -> anyhow::Result<Figure> {
     let clock = Arc::new(Clock::system(1));
     let key = PlacementKey::new([1; 32]);
     let hash = key.hash(b"a/c");
-    let directory = DirectoryKey { partition: hash.partition(10), hash };
+    let directory = DirectoryKey { hash };
     let node = runtime.block_on(open(task.folder, clock.clone(), directory))?;
     let row = RowTarget { directory, device: DeviceIndex(0) };
     let writer = Arc::new(Writer {

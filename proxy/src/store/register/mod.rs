@@ -92,7 +92,7 @@ impl<'s> Register<'s> {
     ) -> Result<Register<'s>, NodeError> {
         let map: Arc<Map> = store.map.load_full();
         let key = map.object(path, policy)?;
-        let replicas = map.object_replicas(policy, key.partition)?;
+        let replicas = map.object_replicas(policy, key.place())?;
         let directory = map.container(path.container_path());
         let containers = map.container_replicas(directory);
         let mut free: Vec<usize> = (0..containers.len()).collect();
@@ -102,12 +102,12 @@ impl<'s> Register<'s> {
         };
         let paired = replicas.iter().map(&mut pair).collect();
         let available = map.mode(policy)? == Mode::Available;
-        let seats = |tree, partition| match available {
-            true => Ok(map.near_seats(tree, partition)?.into_iter().map(|seat| seat.replica).collect()),
+        let seats = |tree, place| match available {
+            true => Ok(map.near_seats(tree, place)?.into_iter().map(|seat| seat.replica).collect()),
             false => Ok::<Vec<Replica>, NodeError>(Vec::new()),
         };
         let (own, container_seats) =
-            (seats(Tree::Objects(policy), key.partition)?, seats(Tree::Containers, directory.partition)?);
+            (seats(Tree::Objects(policy), key.place())?, seats(Tree::Containers, directory.place())?);
         Ok(Register {
             store,
             key,

@@ -169,7 +169,7 @@ impl Register<'_> {
     /// Gives a version that was chosen to devices that stand in for replicas that are down. Not before: one
     /// that was given up must not come back from where no coordinator looks.
     fn hand_off(&self, proposal: &Proposal) {
-        let place = (Tree::Objects(self.key.policy), self.key.partition);
+        let place = (Tree::Objects(self.key.policy), self.key.place());
         let stand_ins = handoff::stand_ins(&self.store.map(), place, &self.replicas);
         handoff::give(stand_ins, |replica| {
             let write = ObjectWrite { row: None, expect: None, ..self.object_write(0, proposal) };
