@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use kodiak_storage_api::{
     BlockInfo, BlockKey, BlockWrite, DeviceIndex, Digest, DirectoryInfo, DirectoryKey, DirectoryWrite,
-    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition, Promise,
-    Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp, Tree, WorkId, WorkItem,
-    WorkKind,
+    Health, Item, ItemCopy, ItemKey, ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Partition,
+    Partitions, Promise, Row, RowDurability, ScanPage, ScanQuery, StorageNode, StoredVersion, Timestamp,
+    Tree, WorkId, WorkItem, WorkKind,
 };
 
 /// A machine's way to a node.
@@ -149,7 +149,7 @@ impl StorageNode for Link {
         &self,
         device: DeviceIndex,
         tree: Tree,
-        partitions: Range<u32>,
+        partitions: Partitions,
     ) -> Result<Vec<(Partition, Digest)>, NodeError> {
         self.pass()?;
         self.node.digests(device, tree, partitions).await
