@@ -134,7 +134,11 @@ class Swift:
 
     def replicate(self, folder):
         """One pass of the object replicator over all devices."""
-        install.output_of(self.bin / "swift-object-replicator", folder / "object.conf", "once")
+        # Its own program looks for swift.conf in /etc/swift only.
+        once = ("import sys; from swift.common import daemon, utils; utils.set_swift_dir(sys.argv[1]); "
+                "from swift.obj.replicator import ObjectReplicator; "
+                "daemon.run_daemon(ObjectReplicator, sys.argv[1] + '/object.conf', once=True)")
+        install.output_of(self.bin / "python", "-c", once, folder)
 
     def make_ring(self, folder, kind, port):
         builder = folder / f"{kind}.builder"

@@ -390,7 +390,7 @@ fn device_mut<'m>(
 fn forget(map: &mut ClusterMap, name: &str) -> Result<(), ChangeError> {
     let member = find_mut(map, name)?.clone();
     map.members.retain(|other| other.name != name);
-    if map.voters().next().is_none() {
+    if map.active().next().is_none() {
         return Err(ChangeError::LastMember { name: name.to_owned() });
     }
     map.removed.push(Removed { name: member.name, key: member.key, epoch: map.epoch.next() });
@@ -439,7 +439,7 @@ fn refuses(ring: &str, error: &RingError) -> ChangeError {
 
 /// Brings all rings to what the members say, and moves as little as that asks for; how many replicas were moved.
 fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<usize, ChangeError> {
-    let members: Vec<Member> = map.voters().cloned().collect();
+    let members: Vec<Member> = map.active().cloned().collect();
     let hours = u32::try_from(now / 3600).unwrap_or(u32::MAX);
     let mut moved = 0;
     let mut settled = |name: &str, file: &RingFile, wanted: u16| {

@@ -9,6 +9,7 @@
 //! | 12 | | [`ClusterMap`] in postcard's encoding; rings are ring files |
 //! | end - 32 | 32 | BLAKE3 of everything before |
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ const CHECKSUM: usize = 32;
 pub const MAX_NAME: usize = 63;
 /// Most members of a cluster.
 pub const MAX_MEMBERS: usize = 10_000;
+/// Most members with a vote: any three of them can be away.
+pub const MAX_VOTERS: usize = 7;
 
 /// Members, rings and policies, as of one epoch.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -273,9 +276,32 @@ impl ClusterMap {
         self.members.get_mut(at)
     }
 
-    /// Whose votes decide about the next map.
-    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+    /// The members that have been up: they hold partitions.
+    pub fn active(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| !matches!(member.state, MemberState::Joining { .. }))
+    }
+
+    /// Whose votes decide about the next map: all that have been up, or of many [`MAX_VOTERS`], of as many zones as there
+    /// are, first those that have been members for longest, and last those that are about to leave. A map with its
+    /// rings goes to each of them, within a few seconds.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        let mut active: Vec<&Member> = self.active().collect();
+        if active.len() > MAX_VOTERS {
+            active.sort_unstable_by_key(|member| (member.state == MemberState::Draining, member.clock));
+            let mut of_zone: HashMap<(u32, u32), usize> = HashMap::new();
+            let mut ranked: Vec<(bool, usize, &Member)> = active
+                .into_iter()
+                .map(|member| {
+                    let before = of_zone.entry((member.region, member.zone)).or_default();
+                    *before += 1;
+                    (member.state == MemberState::Draining, *before, member)
+                })
+                .collect();
+            // Stable: of one rank, the longest members come first.
+            ranked.sort_by_key(|(leaving, rank, _)| (*leaving, *rank));
+            active = ranked.into_iter().take(MAX_VOTERS).map(|(_, _, member)| member).collect();
+        }
+        active.into_iter()
     }
 
     /// Votes that decide: more than half.
@@ -369,6 +395,21 @@ mod tests {
             assert!(ClusterMap::decode(&flipped).is_err(), "byte {at}");
         }
         assert!(matches!(ClusterMap::decode(&bytes[..20]), Err(MapError::NotAMap)));
+    }
+
+    #[test]
+    fn of_many_members_seven_of_all_zones_have_a_vote_and_others_take_their_places() {
+        let mut map = testing::map(9, 0, 1, 4);
+        let names = |map: &ClusterMap| map.voters().map(|voter| voter.name.clone()).collect::<Vec<_>>();
+        for (number, member) in map.members.iter_mut().enumerate() {
+            member.zone = if number < 7 { 1 } else { 2 };
+        }
+        assert_eq!(names(&map), ["n1", "n8", "n2", "n9", "n3", "n4", "n5"]);
+        assert_eq!(map.majority(), 4);
+        map.members[1].state = MemberState::Draining;
+        assert_eq!(names(&map), ["n1", "n8", "n3", "n9", "n4", "n5", "n6"]);
+        map.members.truncate(7);
+        assert_eq!(names(&map).len(), 7, "all of few have one");
     }
 
     #[test]
