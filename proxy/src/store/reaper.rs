@@ -65,8 +65,8 @@ impl Store {
     pub(super) fn reaps(&self, account: &str, device: DeviceIndex, since: Timestamp) -> bool {
         let key = self.map().account(account);
         let replicas = self.map().account_replicas(key);
-        let mut up = replicas.iter().map(|replica| (replica.node.health(), replica.device));
-        let mut up = up.by_ref().filter(|(health, _)| *health != Health::Down);
+        let up = replicas.iter().map(|replica| (replica.node.health(), replica.device));
+        let mut up = up.filter(|(health, _)| *health != Health::Down);
         let rank = up.position(|(health, at)| health == Health::Local && at == device);
         let rank = rank.unwrap_or(replicas.len()) as u64;
         self.now() >= since.seconds() + self.reaper.load().delay + rank * TAKEOVER

@@ -63,7 +63,8 @@ impl Register<'_> {
             if round.unopposed() {
                 return Err(round.error().into());
             }
-            if round.outrun(ballot) {
+            // What is newer may be a remnant at a replica that is not among those who are asked.
+            if round.outrun(ballot) && attempt < PATIENCE {
                 continue;
             }
             self.pause(attempt).await;
