@@ -277,7 +277,9 @@ impl tonic::server::UnaryService<Request> for Asked {
             let response = match caller {
                 Ok(caller) => membership.handle(caller, request.into_inner()).await,
                 Err(refusal) => {
-                    tracing::warn!(%refusal, "a cluster call is refused");
+                    if membership.refuses(&refusal) {
+                        tracing::warn!(%refusal, "cluster calls are refused");
+                    }
                     Response::Refused(refusal)
                 }
             };

@@ -187,6 +187,7 @@ impl Home {
             containers: RingFile::of(&ring),
             directory_replicas,
             policies,
+            default_policy: 0,
             tokens: Vec::new(),
         };
         let first = change::apply(&empty, &Change::Present { name, address, devices }, now)?;

@@ -28,7 +28,7 @@ pub mod token;
 
 pub use call::TlsPeers;
 pub use certificates::{Authority, CertificateError, NodeCertificate, NodeKey};
-pub use change::{Admission, Change, ChangeError};
+pub use change::{Admission, Change, ChangeError, NewPolicy, PolicyUpdate};
 pub use home::{Founding, Home, HomeError};
 pub use id::{BootId, ClusterId, Digest, DiskId, Epoch, Fingerprint, KeyDigest, TokenHash};
 pub use kodiak_storage_api::Mode;

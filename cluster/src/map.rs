@@ -5,7 +5,7 @@
 //! | offset | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `KODKCMAP` |
-//! | 8 | 4 | format version, 1, little-endian |
+//! | 8 | 4 | format version, 2, little-endian |
 //! | 12 | | [`ClusterMap`] in postcard's encoding; rings are ring files |
 //! | end - 32 | 32 | BLAKE3 of everything before |
 
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ClusterId, Digest, DiskId, Epoch, KeyDigest, TokenHash};
 
 const MAGIC: &[u8; 8] = b"KODKCMAP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 12;
 const CHECKSUM: usize = 32;
 /// Longest name of a node: it is a label of its certificate's host name.
@@ -53,6 +53,8 @@ pub struct ClusterMap {
     pub directory_replicas: u16,
     /// Storage policies, by their index.
     pub policies: Vec<Policy>,
+    /// Index of the policy of containers that name none.
+    pub default_policy: u16,
     /// Join tokens that have not expired.
     pub tokens: Vec<Token>,
 }
@@ -134,6 +136,10 @@ pub struct Policy {
     pub mode: Mode,
     /// Its ring.
     pub ring: RingFile,
+    /// It keeps its objects, and new containers do not get it.
+    pub deprecated: bool,
+    /// Every partition still is where it was first: what a device lacks of it was never elsewhere.
+    pub unmoved: bool,
 }
 
 /// A token with which one machine may join.
@@ -195,7 +201,9 @@ pub enum MapError {
     #[error("these bytes are no cluster map")]
     NotAMap,
     /// A newer program's.
-    #[error("the cluster map has format {found}, this program knows {VERSION}: update this machine's kodiak")]
+    #[error(
+        "the cluster map has format {found}, this program knows {VERSION}: run the version of kodiak that the other members run"
+    )]
     Version {
         /// Of the map.
         found: u32,
@@ -322,6 +330,9 @@ impl ClusterMap {
         let wrong = |text: String| Err(MapError::Contradiction(text));
         if self.policies.is_empty() {
             return wrong("it has no storage policy".into());
+        }
+        if self.policies.get(usize::from(self.default_policy)).is_none_or(|policy| policy.deprecated) {
+            return wrong("its default storage policy takes no containers".into());
         }
         if self.members.is_empty() || self.members.len() > MAX_MEMBERS {
             return wrong(format!("it has {} members", self.members.len()));

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use kodiak_storage_api::jobs::JobStatus;
+use kodiak_storage_api::{Holding, Said};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::message::{CallError, Hello, Join, MapBytes, NodeStatus, Welcome};
+use crate::message::{CallError, DeviceRoom, Hello, Join, MapBytes, NodeStatus, Welcome};
 use crate::{
-    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Member, MemberDevice,
+    Accepted, Admission, Authority, BootId, Caller, Change, ClusterMap, Denied, Epoch, Member, MemberDevice,
     MemberState, NodeCertificate, Peer, Peers, Refusal, Register, Request, Response, Stored, TokenHash,
     certificates,
 };
@@ -39,8 +41,29 @@ pub struct Parts {
     pub settings: String,
     /// The way to the others.
     pub peers: Arc<dyn Peers>,
-    /// Certificate and devices of this machine for [`Request::Status`].
-    pub report: Box<dyn Fn() -> (i64, Vec<crate::message::DeviceRoom>) + Send + Sync>,
+    /// How this machine is.
+    pub report: Box<dyn Report>,
+}
+
+/// What a machine tells operators about itself.
+pub trait Report: Send + Sync {
+    /// Second since 1970 at which its certificate expires.
+    fn certificate_expires(&self) -> i64;
+
+    /// Version of its program.
+    fn version(&self) -> String;
+
+    /// The map whose rings its devices go by.
+    fn placed(&self) -> Epoch;
+
+    /// Its devices.
+    fn devices(&self) -> Vec<DeviceRoom>;
+
+    /// What it does in the background.
+    fn jobs(&self) -> Vec<JobStatus>;
+
+    /// What its devices have. May take a while.
+    fn holdings(&self) -> Result<Vec<Holding>, String>;
 }
 
 /// Another member's process.
@@ -60,7 +83,9 @@ pub struct Membership {
     authority: Authority,
     settings: String,
     peers: Arc<dyn Peers>,
-    report: Box<dyn Fn() -> (i64, Vec<crate::message::DeviceRoom>) + Send + Sync>,
+    report: Box<dyn Report>,
+    /// Refusals that have been logged, by who refuses or is refused.
+    said: Said<String>,
     presences: Mutex<HashMap<String, Presence>>,
     /// Where this process serves the cluster, once it does.
     address: OnceLock<SocketAddr>,
@@ -84,6 +109,7 @@ impl Membership {
             settings,
             peers,
             report,
+            said: Said::default(),
             presences: Mutex::default(),
             address: OnceLock::new(),
             fetching: AtomicBool::new(false),
@@ -127,6 +153,11 @@ impl Membership {
         }
     }
 
+    /// Whether a caller is refused for this since just now.
+    pub(crate) fn refuses(&self, refusal: &Refusal) -> bool {
+        self.said.is_news(format!("caller: {refusal}"), &"")
+    }
+
     /// Answers a request.
     pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
         let answer = match (caller, request) {
@@ -168,6 +199,15 @@ impl Membership {
                 Ok(Response::Done(self.map().epoch))
             }
             Request::Status => Ok(Response::Status(self.status())),
+            Request::Holdings => {
+                let (this, placed) = (self.clone(), self.report.placed());
+                match tokio::task::spawn_blocking(move || this.report.holdings()).await {
+                    Ok(Ok(holdings)) => Ok(Response::Holdings(placed, holdings)),
+                    Ok(Err(error)) => Err(Refusal::Failed(error)),
+                    Err(error) => Err(Refusal::Failed(error.to_string())),
+                }
+            }
+            Request::Jobs => Ok(Response::Jobs(self.report.jobs())),
             Request::Hello(hello) => self.greet(caller, hello).await,
             Request::Change(change) => Ok(Response::Done(self.request(&change).await?.epoch)),
             // Answered for everybody.
@@ -206,7 +246,9 @@ impl Membership {
             Change::Remove { force: true, .. }
             | Change::Replace { .. }
             | Change::AddToken { .. }
-            | Change::Admit(_) => None,
+            | Change::Admit(_)
+            | Change::AddPolicy(_)
+            | Change::SetPolicy { .. } => None,
         }
     }
 
@@ -218,13 +260,19 @@ impl Membership {
             calls.spawn(async move { (ways.call(&peer, Request::Status).await, peer.name) });
         }
         let mut lacking = Vec::new();
+        let newest = self.map().epoch;
         let mut look = |name: &str, status: &NodeStatus| {
             let missing: usize = status.devices.iter().map(|device| device.missing).sum();
-            if missing > 0 {
+            if status.placed < newest {
+                // What it lacks by the newest map it does not know yet.
+                lacking.push(format!("{name} still goes by map {}", status.placed));
+            } else if missing > 0 {
                 lacking.push(format!("{name} lacks {missing} partitions"));
             }
         };
-        look(&self.name, &self.status());
+        if leaving != Some(self.name.as_str()) {
+            look(&self.name, &self.status());
+        }
         let mut silent = Vec::new();
         for (answer, name) in calls.join_all().await {
             match answer {
@@ -242,14 +290,14 @@ impl Membership {
 
     /// How this machine is.
     pub fn status(&self) -> NodeStatus {
-        let (certificate_expires, devices) = (self.report)();
         NodeStatus {
             name: self.name.clone(),
             boot: self.boot,
             epoch: self.map().epoch,
-            certificate_expires,
-            version: env!("CARGO_PKG_VERSION").into(),
-            devices,
+            certificate_expires: self.report.certificate_expires(),
+            version: self.report.version(),
+            devices: self.report.devices(),
+            placed: self.report.placed(),
         }
     }
 
@@ -417,15 +465,23 @@ impl Membership {
         let mut calls = JoinSet::new();
         for peer in self.others() {
             let this = self.clone();
-            calls.spawn(async move { this.hello(&peer).await });
+            calls.spawn(async move {
+                let answer = this.hello(&peer).await;
+                (peer.name, answer)
+            });
         }
         while let Some(called) = calls.join_next().await {
             match called {
-                Ok(Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. }))) => {
+                Ok((_, Err(refusal @ (Refusal::Duplicate { .. } | Refusal::WasRemoved { .. })))) => {
                     return Err(refusal);
                 }
-                Ok(Err(refusal)) => tracing::warn!(%refusal, "a member refuses this one"),
-                Ok(Ok(_)) | Err(_) => {}
+                Ok((peer, Err(refusal))) => {
+                    if self.said.is_news(peer, &refusal) {
+                        tracing::warn!(%refusal, "a member refuses this one");
+                    }
+                }
+                Ok((peer, Ok(_))) => _ = self.said.is_over(&peer),
+                Err(_) => {}
             }
         }
         Ok(())
@@ -445,7 +501,10 @@ impl Membership {
             if !known {
                 match self.request(&present).await {
                     Ok(_) => known = true,
-                    Err(refusal) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
+                    Err(refusal) if self.said.is_news(self.name.clone(), &refusal) => {
+                        tracing::warn!(%refusal, "the cluster does not know this start yet");
+                    }
+                    Err(_) => {}
                 }
             }
         }

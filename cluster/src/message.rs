@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use kodiak_storage_api::Holding;
+use kodiak_storage_api::jobs::JobStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::map::byte_string;
@@ -24,7 +26,7 @@ impl MapBytes {
     }
 }
 
-/// What is asked.
+/// What is asked. New requests go to the end, as new responses do: their order is part of the protocol.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// A newer map than this one, if there is any.
@@ -62,6 +64,10 @@ pub enum Request {
     Hello(Hello),
     /// To change the map.
     Change(Change),
+    /// What the member does in the background.
+    Jobs,
+    /// What its devices have of the rings' partitions.
+    Holdings,
 }
 
 /// A machine asks to be admitted.
@@ -128,6 +134,8 @@ pub struct NodeStatus {
     pub version: String,
     /// Its devices.
     pub devices: Vec<DeviceRoom>,
+    /// The map whose rings its devices go by.
+    pub placed: Epoch,
 }
 
 /// Room of a device.
@@ -164,6 +172,10 @@ pub enum Response {
     Status(NodeStatus),
     /// Not done.
     Refused(Refusal),
+    /// What it does in the background.
+    Jobs(Vec<JobStatus>),
+    /// What its devices have, by the rings of this map.
+    Holdings(Epoch, Vec<Holding>),
 }
 
 /// Why a request is refused.

@@ -48,6 +48,8 @@ pub fn map(up: u8, joining: u8, devices_each: usize, part_power: u8) -> ClusterM
         replicas: 3,
         mode: Mode::Strict,
         ring: RingFile::of(&ring),
+        deprecated: false,
+        unmoved: false,
     };
     let mut map = ClusterMap {
         cluster: ClusterId([7; 16]),
@@ -60,6 +62,7 @@ pub fn map(up: u8, joining: u8, devices_each: usize, part_power: u8) -> ClusterM
         containers: RingFile::of(&ring),
         directory_replicas: 3,
         policies: vec![policy],
+        default_policy: 0,
         tokens: Vec::new(),
     };
     for number in 1..=up {

@@ -1,5 +1,8 @@
 //! `kodiak`: the whole cloud in one program.
 
+// They panic where nobody reads: see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod assignments;
 mod commands;
 mod data;
@@ -7,6 +10,7 @@ mod endpoints;
 mod member;
 mod metrics;
 mod operator;
+mod output;
 mod remote;
 mod serve;
 mod settings;
@@ -17,6 +21,12 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What this build calls itself.
+pub const VERSION: &str = match cfg!(feature = "ahead") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+ahead"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
 const EXAMPLES: &str = "Examples:
   kodiak up                          start a store on this machine, in the foreground
   kodiak up --data /srv/kodiak -d    the same elsewhere, in the background
@@ -25,7 +35,7 @@ const EXAMPLES: &str = "Examples:
 
 /// A durable object store that speaks Swift and S3.
 #[derive(Parser, Debug)]
-#[command(name = "kodiak", version, about, after_help = EXAMPLES)]
+#[command(name = "kodiak", version = VERSION, about, after_help = EXAMPLES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -70,15 +80,41 @@ fn main() -> std::process::ExitCode {
         Command::Device(device) => commands::device::run(device),
         Command::Config(config) => commands::config::run(config),
         Command::Version => {
-            println!("kodiak {}", env!("CARGO_PKG_VERSION"));
+            output::say!("kodiak {VERSION}");
             Ok(())
         }
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error:#}");
+            output::complain(format_args!("Error: {error:#}"));
             std::process::ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn look(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let mut below = command.get_subcommands().filter(|below| below.get_name() != "help").peekable();
+        if below.peek().is_none() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let shown = help.contains("Example") && help.contains(path.trim());
+            if !shown || command.get_about().is_none() {
+                without.push(path.clone());
+            }
+        }
+        below.for_each(|below| look(below, &path, without));
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_shows_an_example() {
+        let mut without = Vec::new();
+        look(&Arguments::command(), "", &mut without);
+        assert!(without.is_empty(), "these have none: {without:?}");
     }
 }

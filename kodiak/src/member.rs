@@ -3,20 +3,22 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kodiak_cluster::disk::Slot;
 use kodiak_cluster::home::Opened;
-use kodiak_cluster::membership::Parts;
+use kodiak_cluster::membership::{Parts, Report};
 use kodiak_cluster::message::DeviceRoom;
 use kodiak_cluster::{
-    Change, ClusterMap, Credentials, Home, MemberDevice, Membership, NodeCertificate, NodeKey, Refusal,
-    TlsPeers,
+    Change, ClusterMap, Credentials, Epoch, Home, MemberDevice, Membership, NodeCertificate, NodeKey,
+    Refusal, TlsPeers,
 };
 use kodiak_proxy::store::{Nodes, Placement, ReadAffinity, Store};
-use kodiak_ring::PlacementKey;
-use kodiak_storage_api::{Clock, Policy};
+use kodiak_ring::{PlacementKey, PolicyIndex};
+use kodiak_storage_api::jobs::{JobStatus, Jobs};
+use kodiak_storage_api::{Clock, Holding, Policy};
 use kodiak_storage_node::{Node, Server, ServerSettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -45,8 +47,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Opens the folder, if the store is a member of a cluster; its policies replace the settings'.
-    pub fn open(settings: &mut Settings) -> Result<Option<Machine>> {
+    /// Opens the folder, if the store is a member of a cluster.
+    pub fn open(settings: &Settings) -> Result<Option<Machine>> {
         let cluster = settings.cluster.clone();
         let (Some(folder), Some(listen)) = (&cluster.folder, cluster.listen) else { return Ok(None) };
         let home = Home::new(folder);
@@ -58,7 +60,6 @@ impl Machine {
         let devices = slots.into_iter().zip(disks).zip(weights);
         let devices =
             devices.map(|((slot, disk), weight)| MemberDevice { name: slot.device, disk, weight }).collect();
-        settings.proxy.swift.policies = map.policies.iter().map(|policy| policy.name.clone()).collect();
         let shared = Shared::of(settings)?;
         let affinity = settings.proxy.read_affinity.clone();
         Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, affinity, listen }))
@@ -75,21 +76,30 @@ impl Machine {
     }
 
     /// Takes up the membership, once the storage is open. Nothing is served or called yet.
-    pub async fn enlist(self, node: Arc<Node>, clock: Arc<Clock>, key: PlacementKey) -> Result<Enlisted> {
+    pub async fn enlist(
+        self,
+        (node, jobs): (Arc<Node>, Arc<Jobs>),
+        clock: Arc<Clock>,
+        key: PlacementKey,
+    ) -> Result<Enlisted> {
         let Machine { home, opened, devices, cluster, settings, affinity, listen } = self;
         let Opened { authority, credentials, key: own, stored } = opened;
         let map = stored.register().map().clone();
         let known = map.member(&cluster.node).map(|member| member.address);
         let listener = bind(listen, known).await?;
         let address = listener.local_addr()?;
-        let (client, shown, reported) = (credentials.client()?, credentials.clone(), node.clone());
+        let client = credentials.client()?;
+        let placed = Placed::default();
+        let (credentials_shown, node_shown) = (credentials.clone(), node.clone());
+        let report =
+            MachineReport { credentials: credentials_shown, node: node_shown, jobs, placed: placed.clone() };
         let membership = Membership::new(Parts {
             name: cluster.node.clone(),
             stored,
             authority,
             settings,
             peers: TlsPeers::new(map.cluster, client.clone()),
-            report: Box::new(move || (expires(&shown), rooms(&reported))),
+            report: Box::new(report),
         });
         let (party, view) = remote::party(&membership, clock);
         let remotes = Remotes::new(party.clone(), node.clone(), client, affinity);
@@ -108,6 +118,7 @@ impl Machine {
             listener,
             address,
             present,
+            placed,
         })
     }
 }
@@ -146,19 +157,49 @@ async fn bind(listen: SocketAddr, known: Option<SocketAddr>) -> Result<TcpListen
     TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for the cluster"))
 }
 
-fn expires(credentials: &Credentials) -> i64 {
-    NodeCertificate::read(&credentials.certificate()).map_or(0, |read| read.expires.unix_timestamp())
+/// What this machine tells operators.
+struct MachineReport {
+    credentials: Arc<Credentials>,
+    node: Arc<Node>,
+    jobs: Arc<Jobs>,
+    placed: Placed,
 }
 
-fn rooms(node: &Node) -> Vec<DeviceRoom> {
-    let room = |device: kodiak_storage_node::DeviceStatus| DeviceRoom {
-        name: device.name,
-        available: device.available,
-        total: device.total,
-        failed: device.failed,
-        missing: device.missing,
-    };
-    node.status().into_iter().map(room).collect()
+/// Epoch of the map whose rings the devices go by.
+type Placed = Arc<AtomicU64>;
+
+impl Report for MachineReport {
+    fn certificate_expires(&self) -> i64 {
+        let read = NodeCertificate::read(&self.credentials.certificate());
+        read.map_or(0, |read| read.expires.unix_timestamp())
+    }
+
+    fn version(&self) -> String {
+        crate::VERSION.to_owned()
+    }
+
+    fn placed(&self) -> Epoch {
+        Epoch(self.placed.load(Ordering::Acquire))
+    }
+
+    fn devices(&self) -> Vec<DeviceRoom> {
+        let room = |device: kodiak_storage_node::DeviceStatus| DeviceRoom {
+            name: device.name,
+            available: device.available,
+            total: device.total,
+            failed: device.failed,
+            missing: device.missing,
+        };
+        self.node.status().into_iter().map(room).collect()
+    }
+
+    fn jobs(&self) -> Vec<JobStatus> {
+        self.jobs.statuses()
+    }
+
+    fn holdings(&self) -> Result<Vec<Holding>, String> {
+        self.node.holdings().map_err(|error| error.to_string())
+    }
 }
 
 /// A member that is about to serve.
@@ -175,6 +216,7 @@ pub struct Enlisted {
     /// Where it serves the others.
     pub address: SocketAddr,
     present: Change,
+    placed: Placed,
 }
 
 impl Enlisted {
@@ -184,6 +226,7 @@ impl Enlisted {
         let placement = placement(&map, self.key.clone())?;
         let adopt = async || assignments::adopt(&self.node, self.membership.name(), &placement);
         self.remotes.gate().adopt(map.epoch.0, adopt).await?;
+        self.placed.store(map.epoch.0, Ordering::Release);
         Ok((placement, self.remotes.nodes(map.epoch.0, &map.members)))
     }
 
@@ -205,6 +248,7 @@ impl Enlisted {
             listener,
             address,
             present,
+            placed,
         } = self;
         let server = tokio::spawn(server.run(listener, stop));
         // A copy of a machine that runs must not serve clients.
@@ -214,8 +258,19 @@ impl Enlisted {
             Ok(Err(refusal)) => tracing::warn!(%refusal, "the cluster does not know this start yet"),
             Err(_) => tracing::warn!("the cluster does not know this start yet: it does not answer in time"),
         }
-        let serving =
-            Serving { home, membership, node, credentials, own, key, remotes, store, server, present };
+        let serving = Serving {
+            home,
+            membership,
+            node,
+            credentials,
+            own,
+            key,
+            remotes,
+            store,
+            server,
+            present,
+            placed,
+        };
         serving.place().await;
         Ok(serving)
     }
@@ -233,6 +288,7 @@ pub struct Serving {
     store: Arc<Store>,
     server: JoinHandle<()>,
     present: Change,
+    placed: Placed,
 }
 
 impl Serving {
@@ -270,9 +326,11 @@ impl Serving {
         let nodes = self.remotes.nodes(epoch, &map.members);
         let adopt = async || {
             assignments::adopt(&self.node, self.membership.name(), &placement)?;
-            Ok(self.store.set_placement(placement.clone(), &nodes)?)
+            Ok::<(), anyhow::Error>(self.store.set_placement(placement.clone(), &nodes)?)
         };
-        gate.adopt(epoch, adopt).await
+        gate.adopt(epoch, adopt).await?;
+        self.placed.store(epoch, Ordering::Release);
+        Ok(())
     }
 
     /// Gives the store each newer map's rings.
@@ -309,16 +367,22 @@ impl Serving {
 
 /// The rings of a map.
 pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodiak_ring::RingError> {
+    let policy = |policy: &kodiak_cluster::Policy| {
+        Ok(Policy {
+            name: policy.name.clone(),
+            deprecated: policy.deprecated,
+            unmoved: policy.unmoved,
+            ring: policy.ring.ring()?,
+            protection: policy.protection,
+            mode: policy.mode,
+        })
+    };
     Ok(Placement {
         key,
         accounts: map.accounts.ring()?,
         containers: map.containers.ring()?,
-        objects: (map.policies.iter())
-            .map(|policy| {
-                let ring = policy.ring.ring()?;
-                Ok(Policy { ring, protection: policy.protection, mode: policy.mode })
-            })
-            .collect::<Result<_, kodiak_ring::RingError>>()?,
+        objects: map.policies.iter().map(policy).collect::<Result<_, kodiak_ring::RingError>>()?,
+        default_policy: PolicyIndex(map.default_policy),
     })
 }
 

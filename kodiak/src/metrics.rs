@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use kodiak_storage_api::jobs::Jobs;
 use kodiak_storage_node::Node;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -34,7 +35,7 @@ pub fn install() -> Result<PrometheusHandle> {
 }
 
 /// Serves `/metrics` and `/healthz` until the process ends.
-pub async fn serve(listener: TcpListener, handle: PrometheusHandle, node: Arc<Node>) {
+pub async fn serve(listener: TcpListener, handle: PrometheusHandle, node: Arc<Node>, jobs: Arc<Jobs>) {
     let upkeep = handle.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(UPKEEP);
@@ -48,10 +49,10 @@ pub async fn serve(listener: TcpListener, handle: PrometheusHandle, node: Arc<No
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (handle, node) = (handle.clone(), node.clone());
+        let (handle, node, jobs) = (handle.clone(), node.clone(), jobs.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = answer(&request, &handle, &node);
+                let answer = answer(&request, &handle, (&node, &jobs));
                 async move { Ok::<_, Infallible>(answer) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -65,10 +66,15 @@ pub async fn serve(listener: TcpListener, handle: PrometheusHandle, node: Arc<No
     }
 }
 
-fn answer(request: &Request<Incoming>, handle: &PrometheusHandle, node: &Node) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    handle: &PrometheusHandle,
+    (node, jobs): (&Node, &Jobs),
+) -> Response<Full<Bytes>> {
     let (status, text) = match request.uri().path() {
         "/metrics" => {
             devices(node);
+            background(jobs);
             (200, handle.render())
         }
         "/healthz" => match node.status().iter().find(|device| device.failed) {
@@ -91,5 +97,29 @@ fn devices(node: &Node) {
         metrics::gauge!("kodiak_device_size_bytes", &label).set(device.total as f64);
         metrics::gauge!("kodiak_device_missing_partitions", &label).set(device.missing as f64);
         metrics::gauge!("kodiak_device_failed", &label).set(f64::from(u8::from(device.failed)));
+    }
+}
+
+fn background(jobs: &Jobs) {
+    for status in jobs.statuses() {
+        let label = [("job", status.kind.name().to_owned()), ("device", status.device)];
+        metrics::counter!("kodiak_job_passes_total", &label).absolute(status.passes);
+        metrics::counter!("kodiak_job_changed_total", &label).absolute(status.total.changed);
+        metrics::counter!("kodiak_job_failed_total", &label).absolute(status.total.failed);
+        metrics::counter!("kodiak_job_waiting_total", &label).absolute(status.total.waiting);
+        metrics::gauge!("kodiak_job_rate_limit", &label).set(status.rate as f64);
+        metrics::gauge!("kodiak_job_running", &label).set(f64::from(u8::from(status.running.is_some())));
+        let running = status.running.as_ref();
+        let (done, of) = running.map_or((0, 0), |running| (running.done, running.of.unwrap_or(0)));
+        metrics::gauge!("kodiak_job_pass_done", &label).set(done as f64);
+        metrics::gauge!("kodiak_job_pass_of", &label).set(of as f64);
+        let begun = running.map_or(0, |running| running.begun);
+        metrics::gauge!("kodiak_job_pass_begun_timestamp", &label).set(begun as f64);
+        if let Some(last) = status.last {
+            metrics::gauge!("kodiak_job_last_pass_milliseconds", &label).set(last.millis as f64);
+            metrics::gauge!("kodiak_job_last_pass_ended_timestamp", &label).set(last.ended as f64);
+            metrics::gauge!("kodiak_job_last_pass_failed", &label)
+                .set(f64::from(u8::from(last.error.is_some())));
+        }
     }
 }

@@ -8,6 +8,8 @@ use kodiak_cluster::message::{CallError, NodeStatus};
 use kodiak_cluster::{
     Change, ClusterMap, Epoch, Fingerprint, Home, Peer, Peers, Refusal, Request, Response, TlsPeers,
 };
+use kodiak_storage_api::Holding;
+use kodiak_storage_api::jobs::JobStatus;
 use tokio::runtime::Runtime;
 
 use crate::data;
@@ -117,18 +119,42 @@ impl Operator {
 
     /// How each member is, in the order of the map.
     pub fn statuses(&self) -> Vec<Result<NodeStatus, String>> {
-        let status = |member: &kodiak_cluster::Member| {
+        self.ask_each(&Request::Status, |response| match response {
+            Response::Status(status) => Some(status),
+            _ => None,
+        })
+    }
+
+    /// What each member does in the background, in the order of the map.
+    pub fn jobs(&self) -> Vec<Result<Vec<JobStatus>, String>> {
+        self.ask_each(&Request::Jobs, |response| match response {
+            Response::Jobs(jobs) => Some(jobs),
+            _ => None,
+        })
+    }
+
+    /// What each member's devices have, and by which map, in the order of the map.
+    pub fn holdings(&self) -> Vec<Result<(Epoch, Vec<Holding>), String>> {
+        self.ask_each(&Request::Holdings, |response| match response {
+            Response::Holdings(placed, holdings) => Some((placed, holdings)),
+            _ => None,
+        })
+    }
+
+    /// Asks all members at once; the answers are in the order of the map.
+    fn ask_each<T>(&self, request: &Request, read: impl Fn(Response) -> Option<T>) -> Vec<Result<T, String>> {
+        let ask = async |member: &kodiak_cluster::Member| {
             if member.address.port() == 0 {
                 return Err("it has not been up yet".to_owned());
             }
             let peer = Peer { name: member.name.clone(), address: member.address, key: Some(member.key) };
-            match self.runtime.block_on(self.peers.call(&peer, Request::Status)) {
-                Ok(Response::Status(status)) => Ok(status),
+            match self.peers.call(&peer, request.clone()).await {
                 Ok(Response::Refused(refusal)) => Err(Refusal::to_string(&refusal)),
-                Ok(_) => Err("it gives no sense".into()),
+                Ok(response) => read(response).ok_or_else(|| "it gives no sense".to_owned()),
                 Err(error) => Err(error.to_string()),
             }
         };
-        self.map.members.iter().map(status).collect()
+        let asked = futures_util::future::join_all(self.map.members.iter().map(ask));
+        self.runtime.block_on(asked)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kodiak_cluster::{Caller, Member, Membership, call};
 use kodiak_proxy::store::{Nodes, ReadAffinity};
-use kodiak_storage_api::remote::{ClusterView, Gate, Gated, Party, RemoteNode, Settings};
+use kodiak_storage_api::remote::{ClusterView, Gate, Gated, PROTOCOL, Party, RemoteNode, Settings, Versions};
 use kodiak_storage_api::{Clock, StorageNode};
 use kodiak_storage_node::{Body, Extension};
 use parking_lot::Mutex;
@@ -95,9 +95,15 @@ impl Remotes {
     }
 }
 
+/// Versions of the nodes' protocol that this build speaks. The tests of rolling upgrades have one that is ahead.
+const VERSIONS: Versions = match cfg!(feature = "ahead") {
+    true => Versions { oldest: PROTOCOL, newest: PROTOCOL + 1 },
+    false => Versions::CURRENT,
+};
+
 /// This machine as a party to calls.
 pub fn party(membership: &Arc<Membership>, clock: Arc<Clock>) -> (Arc<Party>, Arc<View>) {
     let view = Arc::new(View(membership.clone()));
     let cluster = membership.map().cluster.to_string();
-    (Party::new(cluster, membership.name(), clock, view.clone()), view)
+    (Party::speaking(VERSIONS, cluster, membership.name(), clock, view.clone()), view)
 }

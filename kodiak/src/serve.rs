@@ -10,12 +10,13 @@ use kodiak_proxy::s3::S3Front;
 use kodiak_proxy::server::{self, Fronts};
 use kodiak_proxy::store::{Nodes, Placement, Store};
 use kodiak_proxy::swift::SwiftFront;
-use kodiak_ring::{PlacementKey, Ring};
+use kodiak_ring::{PlacementKey, PolicyIndex, Ring};
+use kodiak_storage_api::jobs::Jobs;
 use kodiak_storage_api::{Clock, Policy, StorageNode};
 use kodiak_storage_node::Node;
-use kodiak_storage_node::repair::{CurrentMap, LocalDevice, Repairer, audit};
+use kodiak_storage_node::repair::{CurrentMap, Repairer, audit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -30,11 +31,11 @@ const CLOCK: u32 = 1;
 const BLOCKING_THREADS: usize = 64;
 
 /// Serves until SIGTERM or SIGINT. `healthy` is called once everything answers.
-pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
+pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>) -> Result<()> {
     log();
     raise_file_limit();
     let recorder = metrics::install()?;
-    let machine = Machine::open(&mut settings)?;
+    let machine = Machine::open(&settings)?;
     let clock = machine.as_ref().map_or(Ok(CLOCK), Machine::clock)?;
     let clock = Arc::new(Clock::system(clock));
     let node = Node::open(settings.storage.clone(), clock.clone()).context("cannot open the storage")?;
@@ -46,7 +47,8 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
     let opened = node.clone();
     let served = runtime.block_on(async move {
         let (stop, stopped) = watch::channel(false);
-        let (store, member) = open(&settings, machine, opened.clone(), clock).await?;
+        let jobs = Jobs::new(clock.clone());
+        let (store, member) = open(&settings, machine, opened.clone(), (clock, &jobs)).await?;
         let address = member.as_ref().map(|member| member.address);
         let member = match member {
             Some(member) => Some(member.serve(store.clone(), stopped.clone()).await?),
@@ -58,7 +60,7 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         ));
         let fronts = Fronts {
             swift: SwiftFront::new(store.clone(), users.clone(), settings.proxy.swift.clone()),
-            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone(), &settings.proxy.swift.policies),
+            s3: S3Front::new(store.clone(), users, settings.proxy.s3.clone()),
         };
         let listener = bind(settings.proxy.listen).await?;
         let mut endpoints = endpoints(&settings, listener.local_addr()?)?;
@@ -66,19 +68,22 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
         if let Some(address) = settings.metrics.listen {
             let listener = bind(address).await?;
             endpoints.metrics = Some(format!("http://{}/metrics", listener.local_addr()?));
-            tokio::spawn(metrics::serve(listener, recorder, opened.clone()));
+            tokio::spawn(metrics::serve(listener, recorder, opened.clone(), jobs.clone()));
         }
         let own: Arc<dyn StorageNode> = opened.clone();
         store.set_write_affinity(settings.proxy.write_affinity.clone());
         store.set_reaper(settings.proxy.reaper.clone());
-        store.run_workers(&own, opened.device_indexes(), &stopped);
+        let rate = settings.storage.repair.queue_rate;
+        store.run_workers(&own, &opened.local_devices(), (&jobs, rate), &stopped);
         if member.is_some() {
-            repair(&settings, &opened, &store, &stopped);
+            repair(&settings, &opened, (&store, &jobs), &stopped);
         }
         let serving = tokio::spawn(server::serve(listener, fronts, settings.proxy.server.clone(), stopped));
+        // Whoever knows that it is healthy may stop it.
+        let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         healthy(&endpoints)?;
         tracing::info!(s3 = endpoints.s3.url, swift = endpoints.swift.auth_url, "serving");
-        let ended = until_told(member.as_ref()).await;
+        let ended = until_told(signals, member.as_ref()).await;
         tracing::info!("stopping");
         stop.send_replace(true);
         serving.await.context("the server broke")?;
@@ -94,14 +99,20 @@ pub fn serve(mut settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<
 }
 
 /// Brings the replicas on this machine's devices together with the others, and looks for damage.
-fn repair(settings: &Settings, node: &Arc<Node>, store: &Arc<Store>, stopped: &watch::Receiver<bool>) {
+fn repair(
+    settings: &Settings,
+    node: &Arc<Node>,
+    (store, jobs): (&Arc<Store>, &Arc<Jobs>),
+    stopped: &watch::Receiver<bool>,
+) {
     let repair = settings.storage.repair.clone();
-    let devices = LocalDevice::of(node);
-    store.run_garbage_collection(&(node.clone() as Arc<dyn StorageNode>), node.device_indexes(), stopped);
-    audit::run(node, devices.clone().into_iter(), repair.audit_rate, stopped);
+    let (own, devices): (Arc<dyn StorageNode>, _) = (node.clone(), node.local_devices());
+    store.run_garbage_collection(&own, &devices, (jobs, repair.garbage_rate), stopped);
+    audit::run(node, devices.clone().into_iter(), repair.audit_rate, jobs, stopped);
     let (of, clock) = (store.clone(), store.shared_clock());
     let map: CurrentMap = Arc::new(move || of.current_map());
-    Repairer::new(repair, &settings.cluster.node, map, clock).run(devices.into_iter(), stopped);
+    let repairer = Repairer::new(repair, &settings.cluster.node, map, clock, jobs.clone());
+    repairer.run(devices.into_iter(), stopped);
 }
 
 /// Opens the store: over this machine's node alone, or over those of a cluster.
@@ -109,10 +120,10 @@ async fn open(
     settings: &Settings,
     machine: Option<Machine>,
     node: Arc<Node>,
-    clock: Arc<Clock>,
+    (clock, jobs): (Arc<Clock>, &Arc<Jobs>),
 ) -> Result<(Arc<Store>, Option<Enlisted>)> {
     if let Some(machine) = machine {
-        let member = machine.enlist(node, clock.clone(), key(settings)?).await?;
+        let member = machine.enlist((node, jobs.clone()), clock.clone(), key(settings)?).await?;
         let (placement, nodes) = member.placement().await?;
         return Ok((Store::new(placement, &nodes, clock)?, Some(member)));
     }
@@ -125,9 +136,10 @@ async fn open(
 }
 
 /// Until a signal comes, or the cluster refuses this process.
-async fn until_told(member: Option<&Serving>) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_told(
+    (mut terminate, mut interrupt): (Signal, Signal),
+    member: Option<&Serving>,
+) -> Result<()> {
     let refused = async {
         match member {
             Some(member) => member.keep_up().await,
@@ -180,15 +192,16 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         key: key(settings)?,
         accounts: named(&cluster.account_ring, "account_ring")?,
         containers: named(&cluster.container_ring, "container_ring")?,
-        objects: (cluster.object_rings.iter().enumerate())
-            .map(|(index, path)| {
+        objects: (cluster.object_rings.iter().zip(&settings.proxy.swift.policies).enumerate())
+            .map(|(index, (path, name))| {
                 let protection = cluster.protection.get(index).copied().unwrap_or_default();
                 let mode = cluster.mode.get(index).copied().unwrap_or_default();
-                let policy = Policy { ring: ring(path)?, protection, mode };
+                let policy = Policy { name: name.clone(), mode, ..Policy::new(ring(path)?, protection) };
                 policy.check().with_context(|| format!("the ring {}", path.display()))?;
                 Ok(policy)
             })
             .collect::<Result<_>>()?,
+        default_policy: PolicyIndex(0),
     })
 }
 
@@ -205,7 +218,11 @@ fn key(settings: &Settings) -> Result<PlacementKey> {
 fn log() {
     let filter =
         EnvFilter::try_from_env("KODIAK_LOG").unwrap_or_else(|_| EnvFilter::new("info,kodiak::access=off"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where standard error is closed, the complaint about that would go there too, and panic.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     // Somebody who embeds this has set up their own.
     let _ = subscriber.try_init();
 }

@@ -9,7 +9,7 @@ use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
 use kodiak_proxy::store::{ReadAffinity, ReaperSettings, WriteAffinity};
 use kodiak_proxy::swift::SwiftSettings;
-use kodiak_storage_api::{Mode, Protection};
+use kodiak_storage_api::{Mode, Protection, check_policy_name};
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -149,9 +149,7 @@ impl Settings {
         ensure!(modes <= rings, "cluster.mode has {modes} entries, but there are {rings} object rings");
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {
-            let letters = policy.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            // It is part of header names.
-            ensure!(letters && !policy.is_empty(), "policy {policy:?}: a name is of letters, digits and -");
+            check_policy_name(policy).map_err(anyhow::Error::msg)?;
             let name = policy.to_lowercase();
             ensure!(!seen.contains(&name), "two policies are called {policy}");
             seen.push(name);

@@ -163,13 +163,21 @@ fn finish(builder: &mut RingBuilder, tree: &Tree, plan: &Plan, now: u32) -> usiz
         let device = tree.domains.get(place as usize).and_then(|domain| domain.device);
         device.map_or(NO_DEVICE, |position| renumbered[position])
     };
-    let slots: Vec<u16> = plan.places().iter().map(to_position).collect();
+    let mut slots: Vec<u16> = plan.places().iter().map(to_position).collect();
+    let mut order = Random::new(mix(builder.seed.wrapping_add(1)) ^ builder.epoch);
     builder.moved_at.resize(builder.partitions(), 0);
     let mut moved = 0;
     for partition in 0..builder.partitions() {
         let fresh = plan.fresh()[partition * stride..][..stride].iter().filter(|&&fresh| fresh).count();
-        let present = slots[partition * stride..][..stride].iter().filter(|&&s| s != NO_DEVICE).count();
+        let row = &mut slots[partition * stride..][..stride];
+        let present = row.iter().filter(|&&slot| slot != NO_DEVICE).count();
         moved += fresh;
+        // Where every device has a replica of every partition, each would have the same place everywhere, and the
+        // first ones do more. Places of what is there already stay: a fragment of an erasure code is known by its.
+        if fresh == present {
+            row.sort_by_key(|&slot| slot == NO_DEVICE);
+            order.shuffle(&mut row[..present]);
+        }
         // A partition that is placed for the first time has nothing to copy yet.
         if fresh > 0 && fresh < present {
             builder.moved_at[partition] = now.saturating_add(1);

@@ -3,7 +3,7 @@
 //! From the cluster down, a domain's replicas are divided among its children in proportion to their
 //! weights, within bounds that keep replicas apart: if no child needs to hold more than `h` replicas of
 //! a partition, then each gets `h - 1` to `h` replicas of every partition as far as its weight, raised
-//! by the overload, allows. Fractions are rounded from the top, so that a region that should hold
+//! by the overload, allows. If every replica can have a node of its own within that, each has. Fractions are rounded from the top, so that a region that should hold
 //! exactly one replica of everything does; ties go to who holds more already, which saves moves.
 
 use crate::topology::{DomainId, ROOT, Tree};
@@ -34,8 +34,12 @@ pub(crate) fn targets(wanted: &Wanted) -> Vec<u32> {
         .map(|&share| if share > 0.0 { (share * (1.0 + wanted.overload)).min(partitions) } else { 0.0 })
         .collect();
     let shares = wanted.tree.sum(|position| shares[position]);
-    let caps = wanted.tree.sum(|position| caps[position]);
-    let limits = wanted.tree.sum(|position| if wanted.weights[position] > 0.0 { partitions } else { 0.0 });
+    // Where the overload lets every replica have a node of its own, no spread of zones is worth two on one node.
+    let apart = wanted.tree.sum_within(|position| caps[position], partitions);
+    let most = if apart[ROOT as usize] + EPSILON >= wanted.slots as f64 { partitions } else { f64::INFINITY };
+    let caps = wanted.tree.sum_within(|position| caps[position], most);
+    let limit = |position: usize| if wanted.weights[position] > 0.0 { partitions } else { 0.0 };
+    let limits = wanted.tree.sum_within(limit, most);
     let mut targets = vec![0; wanted.tree.domains.len()];
     targets[ROOT as usize] = wanted.slots as u32;
     for id in 0..wanted.tree.domains.len() {

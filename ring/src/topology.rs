@@ -5,6 +5,9 @@ use crate::ring::Device;
 /// Tiers below the cluster: region, zone, node, device.
 pub(crate) const TIERS: usize = 4;
 
+/// The tier of nodes, the cluster being 0.
+const NODE: usize = 3;
+
 /// A failure domain's number in the tree.
 pub(crate) type DomainId = u32;
 
@@ -131,12 +134,18 @@ impl Tree {
 
     /// Sums a value of the devices up the tree.
     pub(crate) fn sum(&self, of_device: impl Fn(usize) -> f64) -> Vec<f64> {
+        self.sum_within(of_device, f64::INFINITY)
+    }
+
+    /// The same where no node has more than `most`.
+    pub(crate) fn sum_within(&self, of_device: impl Fn(usize) -> f64, most: f64) -> Vec<f64> {
         let mut sums = vec![0.0; self.domains.len()];
         for (id, domain) in self.domains.iter().enumerate().rev() {
-            sums[id] = match domain.device {
+            let sum = match domain.device {
                 Some(position) => of_device(position),
                 None => domain.children.iter().map(|&child| sums[child as usize]).sum(),
             };
+            sums[id] = if domain.tier == NODE { most.min(sum) } else { sum };
         }
         sums
     }

@@ -325,3 +325,21 @@ fn a_partition_of_another_power_has_no_devices() {
     assert_eq!(ring.primaries(Partition::new(3, 3)).count(), 0);
     assert_eq!(ring.primaries(Partition::new(1, 1)).count(), 0);
 }
+
+#[test]
+fn devices_that_hold_everything_are_first_equally_often() {
+    let mut builder = RingBuilder::new(10, 6.0, 0, 1).unwrap();
+    for node in 0..6 {
+        add(&mut builder, 1, 1, node, "d", 100.0);
+    }
+    builder.rebalance(0).unwrap();
+    let first = |ring: &Ring| -> Vec<u32> { rows(ring).iter().map(|row| row[0]).collect() };
+    let before = first(&builder.ring().unwrap());
+    for device in 0..6 {
+        let count = before.iter().filter(|&&first| first == device).count();
+        assert!((100..=250).contains(&count), "device {device} is first in {count} of 1024");
+    }
+    // What is placed keeps its place.
+    builder.rebalance(1).unwrap();
+    assert_eq!(first(&builder.ring().unwrap()), before);
+}

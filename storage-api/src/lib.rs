@@ -8,15 +8,18 @@
 mod directory;
 mod erasure;
 mod error;
+pub mod jobs;
 mod key;
 #[cfg(feature = "testing")]
 pub mod memory;
 mod node;
 mod placement;
+mod policies;
 mod record;
 #[cfg(feature = "remote")]
 pub mod remote;
 mod repair;
+mod said;
 mod time;
 mod version;
 mod votes;
@@ -35,11 +38,13 @@ pub use node::{
 pub use placement::{
     Map, Mode, Nodes, Placement, PlacementError, Policy, Protection, Replica, STAND_INS, Seat,
 };
+pub use policies::{Policies, PolicyLabel, check_policy_name};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use repair::{
-    BUCKETS, BlockInfo, BucketSet, Digest, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor, ScanPage,
-    ScanQuery, Tree, row_bucket,
+    BUCKETS, BlockInfo, BucketSet, Digest, Holding, ITEMS_BYTES, Item, ItemCopy, ItemKey, ScanCursor,
+    ScanPage, ScanQuery, Tree, row_bucket,
 };
+pub use said::Said;
 pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
 pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};

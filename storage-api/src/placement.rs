@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BlockKey, Codec, DataId, DeviceIndex, DirectoryKey, ErasureCode, NodeError, ObjectKey, ObjectPath,
-    StorageNode, Tree,
+    Policies, PolicyLabel, StorageNode, Tree,
 };
 
 /// Where things lie: the rings and the key that hashes names.
@@ -22,11 +22,19 @@ pub struct Placement {
     pub containers: Ring,
     /// The storage policies, by [`PolicyIndex`].
     pub objects: Vec<Policy>,
+    /// The policy of containers that name none.
+    pub default_policy: PolicyIndex,
 }
 
 /// Where a storage policy keeps its objects, and how.
 #[derive(Clone)]
 pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// It keeps its objects and takes no new containers.
+    pub deprecated: bool,
+    /// Every partition still is where the ring had it first.
+    pub unmoved: bool,
     /// Ring of its records and blocks.
     pub ring: Ring,
     /// How its blocks are kept.
@@ -48,6 +56,18 @@ pub enum Mode {
 }
 
 impl Policy {
+    /// A policy of that ring, called `Policy-0`.
+    pub fn new(ring: Ring, protection: Protection) -> Policy {
+        Policy {
+            name: "Policy-0".into(),
+            deprecated: false,
+            unmoved: false,
+            ring,
+            protection,
+            mode: Mode::Strict,
+        }
+    }
+
     /// On how many devices of a partition its records are: the first ones.
     pub fn record_replicas(&self) -> usize {
         match self.protection {
@@ -199,6 +219,7 @@ pub struct Map {
     accounts: PlacedRing,
     containers: PlacedRing,
     objects: Vec<PlacedPolicy>,
+    policies: Arc<Policies>,
 }
 
 struct PlacedPolicy {
@@ -221,6 +242,10 @@ impl PlacedPolicy {
 impl Map {
     /// Finds the devices of all rings.
     pub fn new(placement: Placement, nodes: &Nodes) -> Result<Map, PlacementError> {
+        let label =
+            |policy: &Policy| PolicyLabel { name: policy.name.clone(), deprecated: policy.deprecated };
+        let labels = placement.objects.iter().map(label).collect();
+        let policies = Arc::new(Policies::new(labels, placement.default_policy));
         let objects = placement.objects.into_iter().map(|policy| PlacedPolicy::new(policy, nodes));
         Ok(Map {
             key: placement.key,
@@ -228,7 +253,13 @@ impl Map {
             accounts: PlacedRing::new(placement.accounts, nodes)?,
             containers: PlacedRing::new(placement.containers, nodes)?,
             objects: objects.collect::<Result<_, _>>()?,
+            policies,
         })
+    }
+
+    /// The storage policies as clients see them.
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
     }
 
     /// Where an account lies.

@@ -31,6 +31,21 @@ pub enum Tree {
     Blocks(PolicyIndex),
 }
 
+/// What a device has of the partitions of a tree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holding {
+    /// Its name.
+    pub device: String,
+    /// The tree.
+    pub tree: Tree,
+    /// Partitions that it is a replica of and has whole, each with the first bytes of its digest.
+    pub whole: Vec<(u32, u64)>,
+    /// Those that it is a replica of and has to be filled with.
+    pub lacking: Vec<u32>,
+    /// How many it holds for others.
+    pub for_others: u64,
+}
+
 /// Buckets of a partition.
 pub const BUCKETS: usize = 256;
 

@@ -173,6 +173,18 @@ pub fn candidates(device: &Device) -> Vec<u32> {
     device.shared.applier.volumes.all().iter().filter(|v| worth(v)).map(|v| v.number).collect()
 }
 
+/// About how many bytes of a device's volumes are live.
+pub fn live_bytes(device: &Device) -> u64 {
+    let (current, end) = *device.shared.applied.lock();
+    let live = |volume: &std::sync::Arc<Volume>| {
+        // The newest volume is longer than what is written to it.
+        let size = if volume.number == current { end } else { volume.file.size().unwrap_or(0) };
+        let dead = device.shared.applier.usage(volume.number).dead;
+        size.saturating_sub(dead).saturating_sub(FIRST_NEEDLE)
+    };
+    device.shared.applier.volumes.all().iter().map(live).sum()
+}
+
 /// Needles on their way to the writer at once.
 const IN_FLIGHT: usize = 64;
 /// Bytes on their way to the writer at once.

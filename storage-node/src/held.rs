@@ -29,8 +29,20 @@ pub struct Assignment {
     pub power: u8,
     /// The partitions.
     pub partitions: Vec<Partition>,
-    /// The ring had no devices before: there is nothing that a replica could lack.
-    pub fresh: bool,
+    /// What a device has of them that was never told of the tree.
+    pub begins: Begins,
+}
+
+/// What a device has of a tree's partitions when it is told of the tree for the first time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begins {
+    /// All: the ring had no devices before, so there is nothing that a replica could lack.
+    Whole,
+    /// All, unless the disk is empty: every partition still is where the ring had it first, so that nobody but
+    /// this device can have accepted anything in its place. A disk that was wiped may have forgotten that it did.
+    WholeUnlessWiped,
+    /// Nothing: others had the partitions before.
+    Lacking,
 }
 
 /// Some partitions of a ring.
@@ -109,11 +121,16 @@ impl Held {
     pub fn adopt(&self, assignments: &[Assignment]) -> io::Result<()> {
         let mut state = self.state.write();
         let (mut held, mut missing) = (Trees::new(), Trees::new());
-        for Assignment { tree, power, partitions, fresh } in assignments {
+        for Assignment { tree, power, partitions, begins } in assignments {
             let had = state.held.as_ref().and_then(|held| held.get(tree));
+            let begins_whole = match begins {
+                Begins::Whole => !state.damaged,
+                Begins::WholeUnlessWiped => !state.damaged && state.held.is_some(),
+                Begins::Lacking => false,
+            };
             let is_held = |partition: &Partition| match had {
                 Some(had) => had.holds(*partition),
-                None => *fresh && !state.damaged,
+                None => begins_whole,
             };
             let (whole, lacking): (Vec<Partition>, Vec<Partition>) =
                 partitions.iter().filter(|partition| partition.power() == *power).partition(|p| is_held(p));
@@ -164,6 +181,18 @@ impl Held {
         Ok(())
     }
 
+    /// The partitions of each tree that it is a replica of, with their power: those that it has whole, and those
+    /// that are missing.
+    pub fn assigned(&self) -> Vec<(Tree, u8, BTreeSet<u32>, BTreeSet<u32>)> {
+        let state = self.state.read();
+        let missing = |tree: &Tree| state.missing.get(tree).map(|missing| missing.numbers.clone());
+        let held = state.held.iter().flatten();
+        held.map(|(tree, whole)| {
+            (*tree, whole.power, whole.numbers.clone(), missing(tree).unwrap_or_default())
+        })
+        .collect()
+    }
+
     /// What is missing.
     pub fn missing(&self) -> Vec<(Tree, Partition)> {
         let state = self.state.read();
@@ -205,6 +234,7 @@ pub fn no_vote() -> NodeError {
 mod tests {
     use super::*;
     use crate::disk::SystemDisk;
+    use kodiak_storage_api::PolicyIndex;
 
     const TREE: Tree = Tree::Containers;
 
@@ -214,13 +244,13 @@ mod tests {
 
     const POWER: u8 = 8;
 
-    fn assigned(partitions: &[u32], fresh: bool) -> Vec<Assignment> {
-        at_power(POWER, partitions, fresh)
+    fn assigned(partitions: &[u32], begins: Begins) -> Vec<Assignment> {
+        at_power(POWER, partitions, begins)
     }
 
-    fn at_power(power: u8, partitions: &[u32], fresh: bool) -> Vec<Assignment> {
+    fn at_power(power: u8, partitions: &[u32], begins: Begins) -> Vec<Assignment> {
         let partitions = partitions.iter().map(|number| Partition::new(power, *number)).collect();
-        vec![Assignment { tree: TREE, power, partitions, fresh }]
+        vec![Assignment { tree: TREE, power, partitions, begins }]
     }
 
     fn place(number: u32) -> Place {
@@ -236,22 +266,22 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
         assert!(!held.is_missing(&[TREE], place(1)));
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         assert!(held.vote(&[TREE], place(1)).is_ok());
     }
 
     #[test]
     fn what_a_ring_adds_is_missing_until_it_is_filled_across_starts() {
         let folder = tempfile::tempdir().expect("folder");
-        open(folder.path()).adopt(&assigned(&[1, 2], true)).expect("saved");
+        open(folder.path()).adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         let held = open(folder.path());
-        held.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        held.adopt(&assigned(&[1, 2, 3, 4], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&held), [3, 4]);
         assert!(held.vote(&[Tree::Accounts, TREE], place(3)).is_err());
         assert!(held.vote(&[Tree::Accounts], place(3)).is_ok());
         held.filled(TREE, &[Partition::new(POWER, 3)]).expect("saved");
         let again = open(folder.path());
-        again.adopt(&assigned(&[1, 2, 3, 4], false)).expect("saved");
+        again.adopt(&assigned(&[1, 2, 3, 4], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&again), [4]);
     }
 
@@ -259,9 +289,9 @@ mod tests {
     fn a_partition_that_went_and_came_back_is_missing() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
-        held.adopt(&assigned(&[1], false)).expect("saved");
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
+        held.adopt(&assigned(&[1], Begins::Lacking)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
         assert_eq!(missing(&held), [2]);
     }
 
@@ -269,22 +299,22 @@ mod tests {
     fn what_a_partition_has_its_halves_have_across_starts() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        held.adopt(&assigned(&[1, 2], true)).expect("saved");
-        held.adopt(&assigned(&[1, 2, 3], false)).expect("saved");
+        held.adopt(&assigned(&[1, 2], Begins::Whole)).expect("saved");
+        held.adopt(&assigned(&[1, 2, 3], Begins::Lacking)).expect("saved");
         let halves = [2, 3, 4, 5, 6, 7];
-        held.adopt(&at_power(POWER + 1, &halves, false)).expect("saved");
+        held.adopt(&at_power(POWER + 1, &halves, Begins::Lacking)).expect("saved");
         assert_eq!(missing(&held), [6, 7]);
         assert!(held.vote(&[TREE], place(2)).is_ok() && held.vote(&[TREE], place(3)).is_err());
         // What was filled by the ring before says nothing of this one's partitions.
         held.filled(TREE, &[Partition::new(POWER, 6)]).expect("nothing to save");
         held.filled(TREE, &[Partition::new(POWER + 1, 7)]).expect("saved");
         let again = open(folder.path());
-        again.adopt(&at_power(POWER + 1, &halves, false)).expect("saved");
+        again.adopt(&at_power(POWER + 1, &halves, Begins::Lacking)).expect("saved");
         assert_eq!(missing(&again), [6]);
-        again.adopt(&at_power(POWER + 3, &[8, 11, 24, 27, 28, 31], false)).expect("saved");
+        again.adopt(&at_power(POWER + 3, &[8, 11, 24, 27, 28, 31], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&again), [24, 27]);
         // A ring whose power has shrunk is another one.
-        again.adopt(&assigned(&[1], false)).expect("saved");
+        again.adopt(&assigned(&[1], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&again), [1]);
     }
 
@@ -292,11 +322,42 @@ mod tests {
     fn a_new_device_of_an_old_ring_and_one_whose_file_is_damaged_hold_nothing() {
         let folder = tempfile::tempdir().expect("folder");
         let held = open(folder.path());
-        held.adopt(&assigned(&[5], false)).expect("saved");
+        held.adopt(&assigned(&[5], Begins::Lacking)).expect("saved");
         assert_eq!(missing(&held), [5]);
         std::fs::write(folder.path().join(FILE), b"{").expect("written");
         let held = open(folder.path());
-        held.adopt(&assigned(&[5], true)).expect("saved");
+        held.adopt(&assigned(&[5], Begins::Whole)).expect("saved");
         assert_eq!(missing(&held), [5]);
+    }
+
+    #[test]
+    fn a_policy_that_begins_in_a_running_cluster_is_whole_but_on_a_disk_that_was_wiped() {
+        let folder = tempfile::tempdir().expect("folder");
+        let of_policy = |begins| {
+            let begun =
+                Assignment { tree: Tree::Objects(PolicyIndex(1)), ..assigned(&[7], begins).remove(0) };
+            [assigned(&[1], Begins::Lacking), vec![begun]].concat()
+        };
+        // The disk was empty when it was told of the policy: it may have had what it does not know of.
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1, 7]);
+        // It was in use before the policy began, whether it hears of it at once or after a restart.
+        std::fs::remove_file(folder.path().join(FILE)).expect("wiped");
+        open(folder.path()).adopt(&assigned(&[1], Begins::Lacking)).expect("saved");
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1]);
+        // The partitions have moved since: others may have what it lacks.
+        let folder = tempfile::tempdir().expect("folder");
+        let held = open(folder.path());
+        held.adopt(&assigned(&[1], Begins::Whole)).expect("saved");
+        held.adopt(&of_policy(Begins::Lacking)).expect("saved");
+        assert_eq!(missing(&held), [7]);
+        // What is known to be held cannot be read.
+        std::fs::write(folder.path().join(FILE), b"{").expect("written");
+        let held = open(folder.path());
+        held.adopt(&of_policy(Begins::WholeUnlessWiped)).expect("saved");
+        assert_eq!(missing(&held), [1, 7]);
     }
 }

@@ -41,6 +41,6 @@ mod work;
 mod writer;
 
 pub use audit::{AuditCursor, Audited};
-pub use held::Assignment;
+pub use held::{Assignment, Begins};
 pub use node::{DeviceSettings, DeviceStatus, Node, NodeSettings, OpenError};
 pub use server::{Body, Extension, Server, ServerSettings};

@@ -1,12 +1,13 @@
 //! The node: its devices, and the work that keeps them in order.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use kodiak_storage_api::{Clock, DeviceIndex, Item, ItemKey, NodeError, Tree};
+use kodiak_storage_api::{Clock, DeviceIndex, Holding, Item, ItemKey, NodeError, Partitions, Tree};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -237,6 +238,29 @@ impl Node {
         self.devices.iter().map(status).collect()
     }
 
+    /// What the devices have of the rings' partitions. Blocks.
+    pub fn holdings(&self) -> Result<Vec<Holding>, NodeError> {
+        let mut all = Vec::new();
+        for device in self.devices.iter() {
+            let (index, name) = (&device.shared.applier.index, &device.shared.name);
+            for (tree, power, whole, missing) in device.held.assigned() {
+                let found = digests::roots(index, tree, &Partitions::all(power))?.into_iter();
+                let digests: HashMap<u32, u64> =
+                    found.map(|(at, digest)| (at.number(), (digest.number() >> 64) as u64)).collect();
+                let others = digests.keys().filter(|at| !whole.contains(at) && !missing.contains(at)).count();
+                let whole = whole.into_iter().map(|at| (at, digests.get(&at).copied().unwrap_or(0)));
+                all.push(Holding {
+                    device: name.clone(),
+                    tree,
+                    whole: whole.collect(),
+                    lacking: missing.into_iter().collect(),
+                    for_others: others as u64,
+                });
+            }
+        }
+        Ok(all)
+    }
+
     /// Makes everything that is acknowledged part of the flushed indexes, so that a start replays nothing.
     pub fn checkpoint(&self) -> Result<(), NodeError> {
         checkpoint(&self.devices)
@@ -281,6 +305,11 @@ impl Node {
         limit: u64,
     ) -> Result<Audited, NodeError> {
         audit::step(self.at(device)?, from, limit).await
+    }
+
+    /// About how many bytes of a device are live.
+    pub fn live_bytes(&self, device: DeviceIndex) -> Result<u64, NodeError> {
+        Ok(crate::compact::live_bytes(self.at(device)?))
     }
 
     /// Name and folder of a device.

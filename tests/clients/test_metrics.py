@@ -1,6 +1,7 @@
 """What the store tells Prometheus."""
 
 import re
+import time
 
 import requests
 
@@ -36,3 +37,16 @@ def test_requests_bytes_and_syncs_are_counted(store, s3, swift):
     assert grown("kodiak_body_bytes_total", api="s3", direction="sent") == 300_000
     assert grown("kodiak_device_syncs_total") >= 3
     assert grown("kodiak_device_group_size_count") >= 3
+
+
+def test_background_work_says_what_it_has_done(store, swift):
+    swift.put_container("totals")
+    before = total(metrics(store), "kodiak_job_changed_total", job="totals")
+    swift.put_object("totals", "o", b"x")
+    deadline = time.monotonic() + 30
+    while total(metrics(store), "kodiak_job_changed_total", job="totals") == before:
+        assert time.monotonic() < deadline, "the account was not told"
+        time.sleep(0.05)
+    after = metrics(store)
+    assert total(after, "kodiak_job_passes_total", job="totals") >= 1
+    assert total(after, "kodiak_job_rate_limit", job="expire") > 0

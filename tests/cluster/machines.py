@@ -49,6 +49,8 @@ class Machine:
         self.data = folder / self.name
         self.log = folder / f"{self.name}.log"
         self.process = None
+        #: The build that it runs.
+        self.program = KODIAK
         sh("ip", "netns", "add", self.name)
         sh("ip", "link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
         sh("ip", "link", "set", self.name, "master", "cluster", "up")
@@ -62,7 +64,7 @@ class Machine:
 
     def kodiak(self, *arguments, check=True):
         """Runs kodiak on the machine."""
-        return self.inside(KODIAK, *arguments, check=check)
+        return self.inside(self.program, *arguments, check=check)
 
     @property
     def listeners(self):
@@ -73,7 +75,7 @@ class Machine:
         (self.data / "endpoints.json").unlink(missing_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.name, KODIAK, "up", "--data", str(self.data)],
+                ["ip", "netns", "exec", self.name, self.program, "up", "--data", str(self.data)],
                 stdout=log, stderr=log,
             )
         wait_for(f"{self.name} is up", self.is_up)

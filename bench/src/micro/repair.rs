@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Args;
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
+use kodiak_storage_api::jobs::{Jobs, Pace};
 use kodiak_storage_api::{
-    Clock, DeviceIndex, DirectoryChange, DirectoryWrite, Layout, Map, Mode, Nodes, ObjectPath, ObjectRecord,
+    Clock, DeviceIndex, DirectoryChange, DirectoryWrite, Layout, Map, Nodes, ObjectPath, ObjectRecord,
     ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, RowTarget, Stamp, StorageNode, Version,
 };
 use kodiak_storage_node::repair::heal::Healer;
-use kodiak_storage_node::repair::pace::Pace;
-use kodiak_storage_node::repair::replicator;
+use kodiak_storage_node::repair::replicator::{self, PassJobs};
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
 use serde::Serialize;
 
@@ -89,7 +89,8 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy { ring, protection: Protection::Replicated, mode: Mode::Strict }],
+            objects: vec![Policy::new(ring, Protection::Replicated)],
+            default_policy: PolicyIndex(0),
         };
         Ok(Rig { folder, nodes, clock, placement })
     }
@@ -189,19 +190,20 @@ fn object(map: &Map, clock: &Clock, number: u64, body: &Bytes) -> anyhow::Result
 async fn measure(args: &RepairArgs) -> anyhow::Result<Figures> {
     let mut rig = Rig::new(args)?;
     rig.fill(args).await?;
+    let jobs = PassJobs::of(&Jobs::new(rig.clock.clone()), "d", args.rate);
     let healer = rig.healer(args.rate)?;
     let begun = Instant::now();
-    let pass = replicator::pass(&healer, &rig.replica(0), true).await?;
+    let pass = replicator::pass(&healer, &rig.replica(0), true, &jobs).await?;
     let compared = begun.elapsed();
     anyhow::ensure!(pass.differing == 0, "the replicas differ: {pass:?}");
     let compare_bytes = rig.compared_bytes().await?;
     rig.wipe(1)?;
     let healer = rig.healer(args.rate)?;
     let begun = Instant::now();
-    let pass = replicator::pass(&healer, &rig.replica(1), true).await?;
+    let pass = replicator::pass(&healer, &rig.replica(1), true, &jobs).await?;
     let refilled = begun.elapsed().as_secs_f64();
     anyhow::ensure!(pass.healed.failed == 0, "not everything was copied: {pass:?}");
-    let again = replicator::pass(&healer, &rig.replica(1), true).await?;
+    let again = replicator::pass(&healer, &rig.replica(1), true, &jobs).await?;
     anyhow::ensure!(again.differing == 0, "the replicas still differ: {again:?}");
     rig.nodes.iter().for_each(|node| node.shutdown());
     Ok(Figures {

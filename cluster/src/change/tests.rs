@@ -151,3 +151,113 @@ fn rebalances_even_the_devices_out_and_then_change_nothing() {
     }
     assert!(rounds > 0 && balance(&map) < 1.0, "{} after {rounds} rounds", balance(&map));
 }
+
+fn policy(name: &str, protection: &str, replicas: u16) -> Change {
+    let protection = match protection {
+        "" => Protection::Replicated,
+        code => Protection::Erasure(code.parse().unwrap()),
+    };
+    Change::AddPolicy(NewPolicy {
+        name: name.into(),
+        protection,
+        replicas,
+        part_power: None,
+        default: false,
+        mode: Mode::Strict,
+    })
+}
+
+fn set(name: &str, update: PolicyUpdate) -> Change {
+    Change::SetPolicy { name: name.into(), update }
+}
+
+/// Whether no machine has two replicas of a partition.
+fn apart(policy: &crate::Policy) -> bool {
+    let ring = policy.ring.ring().unwrap();
+    ring.all_partitions().all(|partition| {
+        let nodes: std::collections::BTreeSet<&str> =
+            ring.primaries(partition).map(|device| device.node.as_str()).collect();
+        nodes.len() == ring.replicas()
+    })
+}
+
+#[test]
+fn a_policy_begins_with_a_ring_of_its_own_and_moves_nothing_of_others() {
+    let map = testing::map(3, 1, 2, 6);
+    let next = make(&map, &policy("two", "", 2));
+    assert_eq!((&next.policies[0], &next.accounts), (&map.policies[0], &map.accounts));
+    let two = &next.policies[1];
+    assert_eq!((two.ring.ring().unwrap().replicas(), two.unmoved, two.deprecated), (2, true, false));
+    // As soon as anything of it moves, a device may lack what another one had.
+    assert!(!make(&next, &testing::present(4, 2)).policies[1].unmoved);
+    let same = make(&next, &set("two", PolicyUpdate { default: true, ..PolicyUpdate::default() }));
+    assert!(same.policies[1].unmoved && same.default_policy == 1);
+}
+
+#[test]
+fn a_code_needs_a_machine_for_each_fragment_and_keeps_them() {
+    let map = testing::map(5, 1, 2, 6);
+    let refused = apply(&map, &policy("cold", "4+2", 0), NOW).unwrap_err();
+    assert!(matches!(&refused, ChangeError::TooFewMachines { machines: 5, fragments: 6, .. }), "{refused}");
+    assert!(refused.to_string().contains("kodiak cluster token"), "{refused}");
+    let map = make(&map, &testing::present(6, 2));
+    let map = make(&map, &policy("cold", "4+2", 0));
+    assert!(apart(&map.policies[1]));
+    for change in [
+        Change::Drain { name: "n2".into() },
+        Change::Remove { name: "n2".into(), force: true },
+        Change::Replace { old: "n2".into(), new: "n3".into() },
+    ] {
+        let refused = apply(&map, &change, NOW).unwrap_err();
+        assert!(matches!(&refused, ChangeError::FragmentsStay { machines: 5, .. }), "{refused}");
+    }
+    // One device of a machine may go, and not its last one.
+    let device = |device: &str| Change::RemoveDevice { node: "n2".into(), device: device.into() };
+    let one = make(&map, &device("d1"));
+    assert!(matches!(apply(&one, &device("d2"), NOW), Err(ChangeError::FragmentsStay { .. })));
+    let light = Change::SetWeight { node: "n2".into(), device: "d2".into(), weight: 0 };
+    assert!(matches!(apply(&one, &light, NOW), Err(ChangeError::FragmentsStay { .. })));
+}
+
+#[test]
+fn fragments_are_apart_whatever_the_devices_weigh_and_the_zones_hold() {
+    // Five machines share a zone, the sixth has one to itself, and devices of very different sizes.
+    let mut map = testing::map(6, 1, 3, 6);
+    map.members.iter_mut().take(5).for_each(|member| member.zone = 1);
+    map.members[5].devices.iter_mut().for_each(|device| device.weight = 9_000_000);
+    map.members[0].devices.iter_mut().for_each(|device| device.weight = 1_000);
+    let map = make(&map, &policy("cold", "4+2", 0));
+    assert!(apart(&map.policies[1]));
+    // They stay so when one more machine joins and the rings even out.
+    let mut map = make(&map, &testing::present(7, 4));
+    for _ in 0..20 {
+        assert!(apart(&map.policies[1]));
+        let Some(next) = apply(&map, &Change::Rebalance, NOW).unwrap() else { break };
+        map = next;
+    }
+}
+
+#[test]
+fn policies_are_renamed_deprecated_and_made_the_default_as_swift_has_it() {
+    let map = make(&testing::map(2, 0, 1, 4), &policy("two", "", 2));
+    let update = PolicyUpdate::default;
+    let deprecate = |yes| PolicyUpdate { deprecated: Some(yes), ..update() };
+    let to = |name: &str| PolicyUpdate { name: Some(name.into()), ..update() };
+    let refused = apply(&map, &set("gold", deprecate(true)), NOW).unwrap_err();
+    assert!(matches!(refused, ChangeError::DeprecatedDefault { .. }), "{refused}");
+    let map = make(&map, &set("TWO", PolicyUpdate { default: true, ..update() }));
+    let map = make(&map, &set("gold", deprecate(true)));
+    assert!(map.policies[0].deprecated && map.default_policy == 1);
+    let both = apply(&map, &set("gold", PolicyUpdate { default: true, ..update() }), NOW);
+    assert!(matches!(both, Err(ChangeError::DeprecatedDefault { .. })));
+    let map = make(&map, &set("gold", PolicyUpdate { default: true, ..deprecate(false) }));
+    for (name, taken) in [("TWO", true), ("Gold", false), ("standard", true), ("a_b", true), ("", true)] {
+        assert_eq!(apply(&map, &set("gold", to(name)), NOW).is_err(), taken, "{name}");
+    }
+    let map = make(&map, &set("gold", to("silver")));
+    assert_eq!(map.policies[0].name, "silver");
+    assert_eq!(apply(&map, &set("silver", to("silver")), NOW), Ok(None), "nothing is new");
+    assert!(matches!(apply(&map, &set("gold", update()), NOW), Err(ChangeError::NoPolicy { .. })));
+    assert!(matches!(apply(&map, &policy("silver", "", 2), NOW), Err(ChangeError::PolicyTaken { .. })));
+    assert!(matches!(apply(&map, &policy("x", "", 0), NOW), Err(ChangeError::Replicas { .. })));
+}

@@ -7,6 +7,7 @@ use super::*;
 use crate::message::DeviceRoom;
 use crate::testing::{self, address};
 use crate::{ChangeError, ClusterId, Epoch, JoinToken, NodeKey};
+use kodiak_storage_api::jobs::JobStatus;
 
 /// A network in this process: members by name, and who is cut off.
 #[derive(Default)]
@@ -38,13 +39,49 @@ struct Cluster {
     network: Arc<Network>,
     /// Who has partitions that are not filled.
     lacks: Arc<RwLock<HashSet<String>>>,
+    lags: Arc<RwLock<HashSet<String>>>,
     folder: tempfile::TempDir,
+}
+
+/// What a member says about its machine.
+struct Machine {
+    name: String,
+    lacks: Arc<RwLock<HashSet<String>>>,
+    lags: Arc<RwLock<HashSet<String>>>,
+}
+
+impl Report for Machine {
+    fn certificate_expires(&self) -> i64 {
+        0
+    }
+
+    fn version(&self) -> String {
+        "1".into()
+    }
+
+    fn placed(&self) -> Epoch {
+        Epoch(if self.lags.read().contains(&self.name) { 0 } else { u64::MAX })
+    }
+
+    fn devices(&self) -> Vec<DeviceRoom> {
+        let missing = if self.lacks.read().contains(&self.name) { 7 } else { 0 };
+        vec![DeviceRoom { name: "d1".into(), available: 1, total: 2, failed: false, missing }]
+    }
+
+    fn jobs(&self) -> Vec<JobStatus> {
+        Vec::new()
+    }
+
+    fn holdings(&self) -> Result<Vec<Holding>, String> {
+        Ok(Vec::new())
+    }
 }
 
 impl Cluster {
     fn new(up: u8, joining: u8) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
-        let cluster = Cluster { network: Arc::default(), lacks: Arc::default(), folder };
+        let cluster =
+            Cluster { network: Arc::default(), lacks: Arc::default(), lags: Arc::default(), folder };
         let map = Arc::new(testing::map(up, joining, 1, 2));
         for number in 1..=up + joining {
             let name = format!("n{number}");
@@ -62,14 +99,10 @@ impl Cluster {
             authority: Authority::create(id, OffsetDateTime::now_utc()).unwrap(),
             settings: "users".into(),
             peers: Arc::new(Way { from: name.to_owned(), network: self.network.clone() }),
-            report: Box::new({
-                let lacks = self.lacks.clone();
-                let name = name.to_owned();
-                move || {
-                    let missing = if lacks.read().contains(&name) { 7 } else { 0 };
-                    let (name, failed) = ("d1".into(), false);
-                    (0, vec![DeviceRoom { name, available: 1, total: 2, failed, missing }])
-                }
+            report: Box::new(Machine {
+                name: name.to_owned(),
+                lacks: self.lacks.clone(),
+                lags: self.lags.clone(),
             }),
         }
     }
@@ -283,6 +316,11 @@ async fn nothing_more_is_moved_while_replicas_are_being_filled() {
     let moved = Change::Present { name: "n2".into(), address: address(8), devices: testing::devices(1) };
     assert!(matches!(ask(moved).await, Response::Done(_)), "a new address moves nothing");
     cluster.lacks.write().clear();
+    // Who has not taken up the newest map does not know what it lacks by it.
+    cluster.lags.write().insert("n2".into());
+    let Response::Refused(Refusal::Filling(who)) = ask(drain()).await else { panic!("it was done") };
+    assert_eq!(who, "n2 still goes by map 0");
+    cluster.lags.write().clear();
     assert!(matches!(ask(drain()).await, Response::Done(_)));
     // Who leaves is not asked; everybody else is.
     cluster.cut(&["n4"]);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::output::say;
 use crate::serve;
 use crate::settings::Settings;
 
@@ -24,6 +25,6 @@ pub fn run(command: ConfigCommand) -> Result<()> {
     let ConfigCommand::Check { file } = command;
     let settings = Settings::load(&file)?;
     serve::placement(&settings)?;
-    println!("{} is right.", file.display());
+    say!("{} is right.", file.display());
     Ok(())
 }

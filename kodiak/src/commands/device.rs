@@ -8,6 +8,7 @@ use kodiak_cluster::disk::{Disks, Slot};
 use kodiak_cluster::{Change, Home};
 
 use crate::operator::Operator;
+use crate::output::say;
 use crate::settings::Settings;
 use crate::{data, member};
 
@@ -112,7 +113,7 @@ fn add(arguments: Add) -> Result<()> {
         table.insert("path", toml_edit::value(slot.path.display().to_string()));
         devices.push(table);
     })?;
-    println!("{} is put into use at the next start: kodiak down, kodiak up.", slot.device);
+    say!("{} is put into use at the next start: kodiak down, kodiak up.", slot.device);
     Ok(())
 }
 
@@ -124,7 +125,7 @@ fn remove(arguments: Named) -> Result<()> {
     edit(&folder, |devices| {
         devices.retain(|table| table.get("name").and_then(toml_edit::Item::as_str) != Some(&device));
     })?;
-    println!(
+    say!(
         "Map {}: {device} leaves. Restart this machine's store once its data have been copied.",
         operator.map().epoch
     );
@@ -142,7 +143,7 @@ fn set_weight(arguments: SetWeight) -> Result<()> {
         device: device.clone(),
         weight: (weight * 1000.0).round() as u64,
     })?;
-    println!("Map {}: {device} weighs {weight}.", operator.map().epoch);
+    say!("Map {}: {device} weighs {weight}.", operator.map().epoch);
     Ok(())
 }
 
@@ -154,7 +155,7 @@ fn reset(arguments: Named) -> Result<()> {
     let slot = slot.with_context(|| format!("this machine has no device {}", arguments.name))?;
     disks.reset(&slot)?;
     drop(lock);
-    println!("{} is empty. It is filled again once the store is up.", slot.device);
+    say!("{} is empty. It is filled again once the store is up.", slot.device);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::data;
 use crate::endpoints::Endpoints;
+use crate::output::say;
 
 /// Requests under way get 10 s, and a checkpoint follows.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +26,7 @@ pub struct Down {
 pub fn run(arguments: Down) -> Result<()> {
     let folder = arguments.data.unwrap_or_else(data::default_folder);
     if !folder.exists() || data::lock(&folder)?.is_some() {
-        println!("No store is up in {}.", folder.display());
+        say!("No store is up in {}.", folder.display());
         return Ok(());
     }
     let Some(endpoints) = Endpoints::load(&folder) else {
@@ -37,7 +38,7 @@ pub fn run(arguments: Down) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         if data::lock(&folder)?.is_some() {
-            println!("Kodiak is down.");
+            say!("Kodiak is down.");
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -8,6 +8,7 @@ use kodiak_cluster::{Change, change};
 
 use crate::data;
 use crate::operator::Operator;
+use crate::output::say;
 
 const DRAIN: &str = "Example: kodiak node drain n2 --data /srv/kodiak
 Its devices get weight 0. When `kodiak cluster status` shows no partitions on it and its data have been copied,
@@ -80,8 +81,8 @@ pub fn run(command: NodeCommand) -> Result<()> {
     let map = operator.map();
     let held = change::partitions_of(map, &name)?;
     match map.member(&name) {
-        Some(_) => println!("Map {}: {name} is to hold {held} partitions.", map.epoch),
-        None => println!("Map {}: {name} is no member any more.", map.epoch),
+        Some(_) => say!("Map {}: {name} is to hold {held} partitions.", map.epoch),
+        None => say!("Map {}: {name} is no member any more.", map.epoch),
     }
     Ok(())
 }

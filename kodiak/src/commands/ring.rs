@@ -8,6 +8,8 @@ use clap::{Args, Subcommand};
 use kodiak_ring::{NewDevice, Partition, RingBuilder};
 use serde_json::{Value, json};
 
+use crate::output::say;
+
 const CREATE: &str = "Example: kodiak ring create object.ring --part-power 14 --replicas 3";
 const ADD: &str =
     "Example: kodiak ring add object.ring --region 1 --zone 2 --node storage7 --device nvme0 --weight 3800";
@@ -229,7 +231,7 @@ fn load(file: &Path) -> Result<RingBuilder> {
 
 /// Prints `value` as JSON or `text`.
 fn print(json: bool, value: &Value, text: impl FnOnce() -> String) {
-    if json { println!("{value:#}") } else { println!("{}", text()) }
+    if json { say!("{value:#}") } else { say!("{}", text()) }
 }
 
 fn changed(json: bool, file: &Path, builder: &RingBuilder) {

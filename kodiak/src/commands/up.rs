@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::data::{self, Shape};
 use crate::endpoints::{self, Endpoints};
+use crate::output::{say, tell};
 use crate::serve;
 use crate::settings::Settings;
 
@@ -59,7 +60,7 @@ pub fn run(arguments: Up) -> Result<()> {
     let folder = folder.canonicalize().with_context(|| format!("cannot use {}", folder.display()))?;
     let Some(lock) = data::lock(&folder)? else { return already(&folder) };
     if made {
-        println!(
+        tell!(
             "Made a store in {}: {} devices, {} replicas.",
             folder.display(),
             shape.devices,
@@ -78,7 +79,7 @@ pub fn run(arguments: Up) -> Result<()> {
     }
     let served = serve::serve(settings, |endpoints| {
         endpoints.save(&folder)?;
-        println!("Kodiak is up.\n\n{}", endpoints.describe());
+        tell!("Kodiak is up.\n\n{}", endpoints.describe());
         Ok(())
     });
     endpoints::remove(&folder)?;
@@ -89,7 +90,7 @@ pub fn run(arguments: Up) -> Result<()> {
 fn already(folder: &Path) -> Result<()> {
     match Endpoints::load(folder).filter(Endpoints::alive) {
         Some(endpoints) => {
-            println!("Kodiak is already up, process {}.\n\n{}", endpoints.pid, endpoints.describe());
+            say!("Kodiak is already up, process {}.\n\n{}", endpoints.pid, endpoints.describe());
             Ok(())
         }
         None => bail!("another process is starting or stopping the store in {}", folder.display()),
@@ -112,7 +113,7 @@ fn detach(folder: &Path, arguments: &Up) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         if let Some(endpoints) = Endpoints::load(folder).filter(Endpoints::alive) {
-            println!(
+            say!(
                 "Kodiak is up, process {}; it logs to {}.\n\n{}",
                 endpoints.pid,
                 log.display(),

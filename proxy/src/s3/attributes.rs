@@ -32,7 +32,7 @@ impl S3Front {
                 }
                 "Checksum" => checksum_element(&mut xml, record),
                 "ObjectParts" => parts(&mut xml, call, record)?,
-                "StorageClass" => xml.element("StorageClass", self.class(object.policy())),
+                "StorageClass" => xml.element("StorageClass", &self.class(object.policy())),
                 _ => xml.value("ObjectSize", large.as_ref().map_or(record.size, |l| l.segments.length())),
             }
         }

@@ -21,14 +21,14 @@ const URL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').
 /// What a listing asks for.
 pub(super) struct Listing<'a> {
     call: &'a Call,
-    class: &'a str,
+    class: String,
     pub(super) max_keys: usize,
     url: bool,
 }
 
 impl<'a> Listing<'a> {
     /// `class` is the bucket's.
-    pub(super) fn of(call: &'a Call, class: &'a str) -> Result<Listing<'a>, S3Error> {
+    pub(super) fn of(call: &'a Call, class: String) -> Result<Listing<'a>, S3Error> {
         Ok(Listing { call, class, max_keys: max(call, "max-keys")?, url: url_encoded(call)? })
     }
 
@@ -98,7 +98,7 @@ impl<'a> Listing<'a> {
         if with_owner {
             owner(xml, "Owner", self.call);
         }
-        xml.element("StorageClass", self.class);
+        xml.element("StorageClass", &self.class);
     }
 
     /// What is shown of a delete marker.

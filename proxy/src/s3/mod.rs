@@ -69,26 +69,17 @@ pub struct S3Front {
     store: SharedStore,
     authenticator: Arc<dyn Authenticator>,
     settings: S3Settings,
-    /// By policy.
-    classes: Vec<String>,
     keys: SigningKeys,
 }
 
 impl S3Front {
-    /// The front for a store, its users and the names of its storage policies.
+    /// The front for a store and its users.
     pub fn new(
         store: SharedStore,
         authenticator: Arc<dyn Authenticator>,
         settings: S3Settings,
-        policies: &[String],
     ) -> Arc<S3Front> {
-        Arc::new(S3Front {
-            store,
-            authenticator,
-            settings,
-            classes: storage_class::classes(policies),
-            keys: SigningKeys::default(),
-        })
+        Arc::new(S3Front { store, authenticator, settings, keys: SigningKeys::default() })
     }
 
     async fn answer(&self, request: Request<()>, body: &mut RequestBody) -> Answer {

@@ -260,7 +260,7 @@ impl S3Front {
         xml.element("UploadId", &begun.id);
         owner(&mut xml, "Initiator", call);
         owner(&mut xml, "Owner", call);
-        xml.element("StorageClass", self.class(begun.policy));
+        xml.element("StorageClass", &self.class(begun.policy));
         xml.value("PartNumberMarker", marker);
         xml.value("NextPartNumberMarker", rows.last().map_or(0, part_number));
         xml.value("MaxParts", limit);
@@ -347,7 +347,7 @@ impl S3Front {
                     xml.element("UploadId", &id);
                     owner(&mut xml, "Initiator", call);
                     owner(&mut xml, "Owner", call);
-                    xml.element("StorageClass", self.class(policy));
+                    xml.element("StorageClass", &self.class(policy));
                     xml.element("Initiated", &iso_millis(row.timestamp));
                     xml.close("Upload");
                 }

@@ -85,7 +85,7 @@ impl S3Front {
         let etag = large.as_ref().map_or(record.etag.as_str(), |large| large.etag.as_str());
         let modified = modified(record).micros().div_ceil(1_000_000);
         let builder = versions::with_version(Response::builder(), version.as_deref());
-        let mut builder = record_headers(builder, record, etag, self.class(object.policy()));
+        let mut builder = record_headers(builder, record, etag, &self.class(object.policy()));
         match Conditions::from_headers(&call.headers, "").decide(&[etag], modified) {
             Decision::Proceed => {}
             Decision::NotModified => return Ok(builder.status(StatusCode::NOT_MODIFIED).body(empty())?),

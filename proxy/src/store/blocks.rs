@@ -114,7 +114,13 @@ async fn read_from(
         let (replica, range) = (replicas[index].clone(), range.clone());
         async move {
             let read = replica.node.read_block(replica.device, key, range).await;
-            read.inspect_err(|error| tracing::warn!(?key, %error, "a replica of a block could not be read"))
+            read.inspect_err(|error| match error {
+                // That a node does not answer is said once, not with each block.
+                NodeError::Unavailable(_) | NodeError::Overloaded => {
+                    tracing::debug!(?key, %error, "a replica of a block is not available");
+                }
+                _ => tracing::warn!(?key, %error, "a replica of a block could not be read"),
+            })
         }
     };
     let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;

@@ -80,6 +80,11 @@ impl Fragments {
         };
         let late = match read {
             Ok(Ok(bytes)) => return Ok(bytes),
+            // That a node does not answer is said once, not with each fragment.
+            Ok(Err(error @ (NodeError::Unavailable(_) | NodeError::Overloaded))) => {
+                tracing::debug!(key = ?self.key, fragment, %error, "a fragment is rebuilt to be read");
+                false
+            }
             Ok(Err(error)) => {
                 tracing::warn!(key = ?self.key, fragment, %error, "a fragment is rebuilt to be read");
                 false

@@ -23,10 +23,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kodiak_storage_api::jobs::{Cursor, Job, JobKind, Jobs, LocalDevice, Pace, Tally};
 use kodiak_storage_api::{
-    BlockInfo, BlockKey, BucketSet, DataId, DeviceIndex, Entry, ItemKey, Layout, ListQuery, ObjectPath,
+    BlockInfo, BlockKey, BucketSet, DataId, Entry, ItemKey, Layout, ListQuery, ObjectPath, Partition,
     PolicyIndex, Replica, ScanQuery, StorageNode, StoredVersion, Tree,
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -41,8 +43,10 @@ pub(super) const MAX_UPLOAD: Duration = Duration::from_secs(12 * 3600);
 const REST: Duration = Duration::from_secs(3600);
 /// Blocks of one page.
 const PAGE: usize = 500;
-/// Rest after a page: clients come first.
-const PAGE_REST: Duration = Duration::from_millis(20);
+/// Rest before each round, however long ago the last one was.
+const PAUSE: Duration = Duration::from_secs(60);
+/// How often a round keeps where it is.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// What is known of owners is kept for so many, and so long.
 const OWNERS: usize = 4096;
 const OWNERS_FOR: Duration = Duration::from_secs(300);
@@ -74,64 +78,158 @@ struct Owners {
     since: Instant,
 }
 
+/// Where a collection goes on, and when the last one ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GarbageCursor {
+    /// The last partition that was looked at by the collection under way; none between two.
+    after: Option<(Tree, Partition)>,
+    /// Second since 1970.
+    ended: u64,
+}
+
+/// Who collects the garbage of a device.
+pub struct Collector {
+    store: Arc<Store>,
+    local: Replica,
+    job: Arc<Job>,
+    pace: Pace,
+    cursor: Cursor<GarbageCursor>,
+}
+
 impl Store {
-    /// Collects garbage on devices of the node in this process until `stop` changes.
+    /// Collects garbage on devices of the node in this process until `stop` changes, each looking at no more than
+    /// `rate` blocks a second.
     pub fn run_garbage_collection(
         self: &Arc<Self>,
         node: &Arc<dyn StorageNode>,
-        devices: impl Iterator<Item = DeviceIndex>,
+        devices: &[LocalDevice],
+        (jobs, rate): (&Jobs, u64),
         stop: &watch::Receiver<bool>,
     ) {
         for device in devices {
-            let (store, mut stop) = (self.clone(), stop.clone());
-            let local = Replica { node: node.clone(), device };
+            let (collector, mut stop) = (self.collector(node, device, (jobs, rate)), stop.clone());
             tokio::spawn(async move {
-                let rounds = async {
-                    loop {
-                        tokio::time::sleep(REST).await;
-                        match store.collect_garbage(&local, GRACE).await {
-                            Ok(0) => {}
-                            Ok(blocks) => tracing::info!(blocks, "blocks of interrupted uploads deleted"),
-                            Err(error) => tracing::warn!(%error, "a garbage collection ended early"),
-                        }
-                    }
-                };
                 tokio::select! {
                     _ = stop.changed() => {}
-                    () = rounds => {}
+                    () = collector.keep() => {}
                 }
             });
         }
     }
 
-    /// One round over a device; how many blocks were deleted.
-    pub async fn collect_garbage(&self, local: &Replica, grace: Duration) -> Result<u64, StoreError> {
-        let map = self.current_map();
-        let mut owners = Owners { known: HashMap::new(), since: Instant::now() };
-        let mut deleted = 0;
-        for tree in map.trees().into_iter().filter(|tree| matches!(tree, Tree::Blocks(_))) {
-            for (partition, _) in local.node.digests(local.device, tree, map.partitions(tree)?).await? {
-                let mut query =
-                    ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: PAGE };
-                loop {
-                    let page = local.node.scan(local.device, query.clone()).await?;
-                    let blocks = page.items.into_iter().filter_map(|item| match item.key {
-                        ItemKey::Block(key) => Some(key),
-                        _ => None,
-                    });
-                    deleted += self.collect_page(local, blocks.collect(), grace, &mut owners).await?;
-                    match page.next {
-                        Some(next) => query.after = Some(next),
-                        None => break,
-                    }
-                    tokio::time::sleep(PAGE_REST).await;
+    /// Who collects the garbage of a device.
+    pub fn collector(
+        self: &Arc<Self>,
+        node: &Arc<dyn StorageNode>,
+        device: &LocalDevice,
+        (jobs, rate): (&Jobs, u64),
+    ) -> Collector {
+        Collector {
+            store: self.clone(),
+            local: Replica { node: node.clone(), device: device.index },
+            job: jobs.job(JobKind::Garbage, &device.name, rate),
+            pace: Pace::new(rate),
+            cursor: Cursor::new(device.folder.as_deref(), "garbage"),
+        }
+    }
+}
+
+impl Collector {
+    async fn keep(&self) {
+        loop {
+            let kept = self.cursor.load();
+            let due = match kept {
+                // A restart has interrupted it.
+                Some(GarbageCursor { after: Some(_), .. }) => Duration::ZERO,
+                Some(kept) => {
+                    REST.saturating_sub(Duration::from_secs(self.store.now().saturating_sub(kept.ended)))
+                }
+                None => REST,
+            };
+            tokio::time::sleep(due.max(PAUSE)).await;
+            match self.collect(GRACE).await {
+                Ok(0) => {}
+                Ok(blocks) => tracing::info!(blocks, "blocks of interrupted uploads deleted"),
+                Err(error) => {
+                    tracing::warn!(%error, "a garbage collection ended early and goes on there later")
                 }
             }
         }
-        metrics::counter!("kodiak_garbage_blocks_total").increment(deleted);
+    }
+
+    /// Goes over the device, from where the last collection was interrupted, if it was; how many blocks were
+    /// deleted.
+    ///
+    /// # Errors
+    /// When the device cannot be read. It goes on there the next time.
+    pub async fn collect(&self, grace: Duration) -> Result<u64, StoreError> {
+        let collected = self.collect_all(grace).await;
+        self.job.end(collected.as_ref().err().map(ToString::to_string));
+        collected
+    }
+
+    async fn collect_all(&self, grace: Duration) -> Result<u64, StoreError> {
+        let (map, local) = (self.store.current_map(), &self.local);
+        let mut places = Vec::new();
+        for tree in map.trees().into_iter().filter(|tree| matches!(tree, Tree::Blocks(_))) {
+            let held = local.node.digests(local.device, tree, map.partitions(tree)?).await?;
+            places.extend(held.into_iter().map(|(partition, _)| (tree, partition)));
+        }
+        places.sort_unstable();
+        let mut at = self.cursor.load().unwrap_or_default();
+        let left = places.partition_point(|place| at.after.is_some_and(|after| *place <= after));
+        self.job.begin(Some(places.len() as u64));
+        self.job.advance(left as u64);
+        let mut owners = Owners { known: HashMap::new(), since: Instant::now() };
+        let (mut deleted, mut kept) = (0, Instant::now());
+        for place in places.into_iter().skip(left) {
+            deleted += self.partition(place, grace, &mut owners).await?;
+            self.job.advance(1);
+            at.after = Some(place);
+            if kept.elapsed() >= KEEP_EVERY {
+                kept = Instant::now();
+                self.keep_at(&at).await;
+            }
+        }
+        self.keep_at(&GarbageCursor { after: None, ended: self.store.now() }).await;
         Ok(deleted)
     }
 
+    async fn keep_at(&self, at: &GarbageCursor) {
+        if let Err(error) = self.cursor.save(at).await {
+            tracing::warn!(%error, "the position of a garbage collection could not be kept");
+        }
+    }
+
+    async fn partition(
+        &self,
+        (tree, partition): (Tree, Partition),
+        grace: Duration,
+        owners: &mut Owners,
+    ) -> Result<u64, StoreError> {
+        let mut deleted = 0;
+        let mut query = ScanQuery { tree, partition, buckets: BucketSet::ALL, after: None, limit: PAGE };
+        loop {
+            let page = self.local.node.scan(self.local.device, query.clone()).await?;
+            self.pace.take(page.items.len()).await;
+            let blocks = page.items.into_iter().filter_map(|item| match item.key {
+                ItemKey::Block(key) => Some(key),
+                _ => None,
+            });
+            let found = self.store.collect_page(&self.local, blocks.collect(), grace, owners).await?;
+            metrics::counter!("kodiak_garbage_blocks_total").increment(found);
+            self.job.count(Tally { changed: found, ..Tally::default() });
+            deleted += found;
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(deleted),
+            }
+        }
+    }
+}
+
+impl Store {
     async fn collect_page(
         &self,
         local: &Replica,

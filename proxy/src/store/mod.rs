@@ -30,11 +30,12 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, Map, ObjectRecord, PolicyIndex, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, PolicyIndex, Timestamp};
 
 pub use accounts::{PARTS, UPLOADS};
 pub use affinity::{ReadAffinity, WriteAffinity};
 pub use error::StoreError;
+pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
 pub use reaper::ReaperSettings;
@@ -206,6 +207,11 @@ impl Store {
     /// Whether the policy's mode is `available`.
     pub fn is_available(&self, policy: PolicyIndex) -> bool {
         self.map().mode(policy).is_ok_and(|mode| mode == kodiak_storage_api::Mode::Available)
+    }
+
+    /// The storage policies.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.map().policies().clone()
     }
 
     fn map(&self) -> arc_swap::Guard<Arc<Map>> {

@@ -52,7 +52,7 @@ impl SwiftFront {
         listing::answer(
             builder,
             format,
-            (Listed::Containers(&self.settings.policies), call.account()),
+            (Listed::Containers(&self.store.policies()), call.account()),
             &entries,
             call.is_head(),
         )

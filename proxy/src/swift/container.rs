@@ -1,7 +1,7 @@
 //! Containers: `/v1/{account}/{container}`.
 
 use http::{Method, Response, StatusCode};
-use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery};
 
 use super::SwiftFront;
 use super::account::{check_merged, done};
@@ -83,7 +83,7 @@ impl SwiftFront {
             .header("x-container-bytes-used", info.stats.bytes)
             .header("x-timestamp", directory.created.to_string())
             .header("last-modified", http_date(modified))
-            .header("x-storage-policy", self.policy_name(directory.policy))
+            .header("x-storage-policy", self.store.policies().name(directory.policy))
             .header("accept-ranges", "bytes");
         builder = self.versioning_headers(directory, builder);
         for (name, held) in directory.headers.iter().filter(|(_, held)| !held.value.is_empty()) {
@@ -104,14 +104,7 @@ impl SwiftFront {
     async fn put_container(&self, call: &Call) -> Answer {
         self.require(call, Want::Own).await?;
         let mut changes = self.container_changes(call)?;
-        let wanted = call.header("x-storage-policy").filter(|name| !name.is_empty());
-        let policy =
-            match wanted {
-                Some(name) => Some(self.policy_index(name).ok_or_else(|| {
-                    SwiftError::bad_request("Invalid X-Storage-Policy header, no such policy")
-                })?),
-                None => None,
-            };
+        let policy = self.wanted_policy(call)?;
         let existing = match self.store.container(call.account(), call.container()).await {
             Ok(info) => {
                 if policy.is_some_and(|policy| policy != info.directory.policy) {
@@ -124,7 +117,7 @@ impl SwiftFront {
             Err(error) => return Err(error.into()),
         };
         let held = existing.as_ref().map(|info| info.directory.policy);
-        let policy = policy.or(held).unwrap_or(PolicyIndex(0));
+        let policy = policy.or(held).unwrap_or_else(|| self.store.policies().default_index());
         self.versioning_changes(call, existing.as_ref(), policy, &mut changes).await?;
         let created = self.store.create_container(call.account(), call.container(), policy, changes).await?.1;
         done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })

@@ -67,16 +67,13 @@ impl SwiftFront {
 
     /// The part about accounts, containers and objects as such.
     fn core(&self) -> Value {
-        let policies: Vec<_> = self
-            .settings
-            .policies
-            .iter()
-            .enumerate()
-            .map(|(index, name)| match index {
-                0 => json!({ "name": name, "aliases": name, "default": true }),
-                _ => json!({ "name": name, "aliases": name }),
-            })
-            .collect();
+        let policies = self.store.policies();
+        let shown = policies.iter().filter(|(_, policy)| !policy.deprecated);
+        let shown = shown.map(|(index, policy)| match index == policies.default_index() {
+            true => json!({ "name": policy.name, "aliases": policy.name, "default": true }),
+            false => json!({ "name": policy.name, "aliases": policy.name }),
+        });
+        let policies: Vec<_> = shown.collect();
         json!({
             "version": concat!("kodiak-", env!("CARGO_PKG_VERSION")),
             "policies": policies,

@@ -2,7 +2,7 @@
 
 use futures_util::stream;
 use http::StatusCode;
-use kodiak_storage_api::{Entry, ListQuery, Row, Timestamp};
+use kodiak_storage_api::{Entry, ListQuery, Policies, PolicyIndex, Row, Timestamp};
 use quick_xml::escape::escape;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -93,12 +93,13 @@ pub(super) fn query(call: &Call) -> Result<ListQuery, SwiftError> {
 }
 
 /// What a listing shows of one container.
-fn container_value(row: &Row, policies: &[String]) -> Value {
+fn container_value(row: &Row, policies: &Policies) -> Value {
     let created = row.extra("created").and_then(|micros| micros.parse().ok());
     let at = created.map_or(row.timestamp, |micros| Timestamp::from_micros(micros, 0));
     let mut value =
         json!({ "name": row.name, "count": row.objects, "bytes": row.bytes, "last_modified": iso_date(at) });
-    if let Some(policy) = row.extra("policy").and_then(|index| policies.get(index.parse::<usize>().ok()?)) {
+    let index = row.extra("policy").and_then(|index| index.parse().ok()).map(PolicyIndex);
+    if let Some(policy) = index.map(|index| policies.name(index)).filter(|name| !name.is_empty()) {
         value["storage_policy"] = json!(policy);
     }
     value
@@ -144,7 +145,7 @@ pub(super) fn object_value(row: &Row) -> Value {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Listed<'a> {
     /// The containers of an account; with the names of the storage policies.
-    Containers(&'a [String]),
+    Containers(&'a Policies),
     Objects,
 }
 

@@ -60,7 +60,7 @@ use error::Answer;
 pub struct SwiftSettings {
     /// Scheme of the storage URL that a log-in answers: `http`, or `https` behind a TLS terminator.
     pub scheme: String,
-    /// Names of the storage policies, by index; the first is the default.
+    /// Names of the storage policies of a store of one machine, by index; the first is the default.
     pub policies: Vec<String>,
     /// Domains below which a host names an account, `AUTH-account.domain`, or a container of it,
     /// `container.AUTH-account.domain`. Default: none.

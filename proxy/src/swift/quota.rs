@@ -117,7 +117,7 @@ impl SwiftFront {
 
     /// The changes that a request makes to the account's quotas: only for administrators of all accounts.
     pub(super) fn quota_changes(&self, call: &Call) -> Result<Vec<(String, String)>, SwiftError> {
-        let mut changes = Vec::new();
+        let (mut changes, policies) = (Vec::new(), self.store.policies());
         for kind in KINDS {
             let legacy = (kind == "bytes").then_some((LEGACY, LEGACY_REMOVE));
             let all = asked(&call.headers, &format!("account-quota-{kind}"));
@@ -126,8 +126,9 @@ impl SwiftFront {
                 asked_by(&call.headers, set, remove)
             });
             changes.extend(all.map(|quota| (format!("{STORED}{kind}"), quota)));
-            for (index, policy) in self.settings.policies.iter().enumerate() {
-                let name = format!("account-quota-{kind}-policy-{}", policy.to_lowercase());
+            for (index, policy) in policies.iter() {
+                let (index, policy) = (index.0, policy.name.to_lowercase());
+                let name = format!("account-quota-{kind}-policy-{policy}");
                 let quota = asked(&call.headers, &name);
                 changes.extend(quota.map(|quota| (format!("{STORED}{kind}-policy-{index}"), quota)));
             }
@@ -144,11 +145,12 @@ impl SwiftFront {
 
     /// An account's quotas as answers show them.
     pub(super) fn shown_quotas(&self, account: &Directory) -> Vec<(String, String)> {
-        let mut shown = Vec::new();
+        let (mut shown, policies) = (Vec::new(), self.store.policies());
         for kind in KINDS {
             let quota = account.header(&format!("{STORED}{kind}"));
             shown.extend(quota.map(|quota| (format!("x-account-quota-{kind}"), quota.to_owned())));
-            for (index, policy) in self.settings.policies.iter().enumerate() {
+            for (index, policy) in policies.iter() {
+                let (index, policy) = (index.0, &policy.name);
                 let quota = account.header(&format!("{STORED}{kind}-policy-{index}"));
                 let name = format!("x-account-quota-{kind}-policy-{policy}");
                 shown.extend(quota.map(|quota| (name, quota.to_owned())));

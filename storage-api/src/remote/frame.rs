@@ -20,10 +20,7 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::wire;
-
-/// Version of the messages. It changes when a peer of the version before would misread them.
-pub const PROTOCOL: u8 = 2;
+use super::{Versions, wire};
 
 const HEAD: usize = 5;
 /// Bytes of a usual message, which grows only beyond.
@@ -40,12 +37,14 @@ pub enum FrameError {
     Long(usize),
     /// Of another version.
     #[error(
-        "it speaks version {theirs} of the nodes' protocol and this side {PROTOCOL}: upgrade {}",
-        if *.theirs < PROTOCOL { "the sender" } else { "the receiver" }
+        "it is of version {theirs} of the nodes' protocol and this side speaks {ours}: upgrade {}",
+        if *.theirs < .ours.oldest { "the sender" } else { "the receiver" }
     )]
     Version {
         /// The sender's.
         theirs: u8,
+        /// Those that are read here.
+        ours: Versions,
     },
     /// Of this version, but it means nothing.
     #[error("the message cannot be read: {0}")]
@@ -61,17 +60,23 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A message and the bytes that follow it.
-    pub fn new(message: &impl Serialize, payload: Vec<Bytes>) -> Result<Frame, FrameError> {
+    /// A message and the bytes that follow it, in a version.
+    pub fn new(message: &impl Serialize, payload: Vec<Bytes>, version: u8) -> Result<Frame, FrameError> {
         let unreadable = |error: postcard::Error| FrameError::Unreadable(error.to_string());
         let mut head = Vec::with_capacity(USUAL);
         head.resize(wire::HEAD + HEAD, 0);
         let mut head = postcard::to_extend(message, head).map_err(unreadable)?;
         let len = head.len() - wire::HEAD - HEAD;
         let len = u32::try_from(len).map_err(|_| FrameError::Long(u32::MAX as usize))?;
-        head[wire::HEAD] = PROTOCOL;
+        head[wire::HEAD] = version;
         head[wire::HEAD + 1..wire::HEAD + HEAD].copy_from_slice(&len.to_be_bytes());
         Ok(Frame { head, payload })
+    }
+
+    /// The same in the version of the connection that takes it. All versions so far write it alike.
+    pub(super) fn in_version(mut self, version: u8) -> Frame {
+        self.head[wire::HEAD] = version;
+        self
     }
 }
 
@@ -94,10 +99,15 @@ impl Received {
         Ok(Received { version: head[0], message, payload: pieces.into() })
     }
 
-    /// Reads the message.
-    pub fn read<M: DeserializeOwned>(&self) -> Result<M, FrameError> {
-        if self.version != PROTOCOL {
-            return Err(FrameError::Version { theirs: self.version });
+    /// The version of the message.
+    pub fn version(&self) -> u8 {
+        self.version
+    }
+
+    /// Reads the message, if it is of one of these versions.
+    pub fn read<M: DeserializeOwned>(&self, ours: Versions) -> Result<M, FrameError> {
+        if !ours.contain(self.version) {
+            return Err(FrameError::Version { theirs: self.version, ours });
         }
         postcard::from_bytes(&self.message).map_err(|error| FrameError::Unreadable(error.to_string()))
     }
@@ -161,6 +171,17 @@ pub struct Chunks {
     left: u64,
 }
 
+impl Chunks {
+    /// Puts it into another version, as [`Frame::in_version`].
+    pub(super) fn set_version(&mut self, version: u8) {
+        if let Some(first) = self.pieces.front_mut().filter(|first| first.first() != Some(&version)) {
+            let mut head = BytesMut::from(&first[..]);
+            head[0] = version;
+            *first = head.freeze();
+        }
+    }
+}
+
 impl From<Frame> for Chunks {
     fn from(frame: Frame) -> Chunks {
         let mut pieces = VecDeque::with_capacity(frame.payload.len() + 1);
@@ -206,15 +227,21 @@ mod tests {
 
     #[test]
     fn the_first_bytes_are_the_version_and_the_length() {
-        let frame = Frame::new(&("ab", 7u8), vec![Bytes::from_static(b"xyz")]).expect("a frame");
-        assert_eq!(wire(frame), [PROTOCOL, 0, 0, 0, 4, 2, b'a', b'b', 7, b'x', b'y', b'z']);
+        let frame = Frame::new(&("ab", 7u8), vec![Bytes::from_static(b"xyz")], 5).expect("a frame");
+        let frame = frame.in_version(6);
+        assert_eq!(wire(frame), [6, 0, 0, 0, 4, 2, b'a', b'b', 7, b'x', b'y', b'z']);
+        let frame = Frame::new(&("ab", 7u8), vec![], 5).expect("a frame");
+        let mut chunks = Chunks::from(frame);
+        chunks.set_version(6);
+        assert_eq!(chunks.pieces[0][..], [6, 0, 0, 0, 4, 2, b'a', b'b', 7]);
     }
 
     #[test]
     fn another_version_says_who_is_to_be_upgraded() {
-        for (theirs, who) in [(PROTOCOL - 1, "the sender"), (PROTOCOL + 1, "the receiver")] {
+        let ours = Versions { oldest: 3, newest: 4 };
+        for (theirs, who) in [(2, "the sender"), (5, "the receiver")] {
             let received = Received::split(vec![Bytes::from(vec![theirs, 0, 0, 0, 0])]).expect("a frame");
-            let error = received.read::<Request>().expect_err("refused");
+            let error = received.read::<Request>(ours).expect_err("refused");
             assert!(error.to_string().ends_with(&format!("upgrade {who}")), "{error}");
         }
     }
@@ -226,24 +253,24 @@ mod tests {
             payload in proptest::collection::vec(any::<u8>(), 0..300),
             cut in 1usize..64,
         ) {
-            let frame = Frame::new(&text, payload.chunks(50).map(Bytes::copy_from_slice).collect());
+            let frame = Frame::new(&text, payload.chunks(50).map(Bytes::copy_from_slice).collect(), Versions::CURRENT.newest);
             let pieces = wire(frame.expect("a frame")).chunks(cut).map(Bytes::copy_from_slice).collect();
             let received = Received::split(pieces).expect("a frame");
-            prop_assert_eq!(received.read::<String>(), Ok(text));
+            prop_assert_eq!(received.read::<String>(Versions::CURRENT), Ok(text));
             prop_assert_eq!(&Received::joined(received.payload)[..], &payload[..]);
         }
 
         #[test]
         fn garbage_is_an_error_and_no_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             if let Some(first) = bytes.first_mut() {
-                *first = PROTOCOL;
+                *first = Versions::CURRENT.newest;
             }
             if bytes.len() > 5 {
                 let len = (bytes.len() - 5) as u32;
                 bytes[1..5].copy_from_slice(&len.to_be_bytes());
             }
             if let Ok(received) = Received::split(vec![bytes.into()]) {
-                let _ = (received.read::<Request>(), received.read::<Response>());
+                let _ = (received.read::<Request>(Versions::CURRENT), received.read::<Response>(Versions::CURRENT));
             }
         }
     }

@@ -21,8 +21,8 @@ use tokio_rustls::client::TlsStream;
 use super::breaker::Breaker;
 use super::messages::Messages;
 use super::{
-    ALPN_BULK, ALPN_MESSAGES, BULK_PATH, Chunks, Frame, MAX_ANSWER, Party, Received, Socket, collect,
-    host_name, identify, socket, with_alpn,
+    BULK_PATH, Carries, Chunks, Frame, MAX_ANSWER, Party, Received, Socket, collect, host_name, identify,
+    socket, with_alpn,
 };
 
 /// Time for TCP and TLS.
@@ -45,7 +45,12 @@ pub(super) enum Failure {
     Overloaded,
 }
 
-type Blocks = http1::SendRequest<Chunks>;
+/// A connection for blocks, and the version that is spoken over it.
+struct Blocks {
+    sender: http1::SendRequest<Chunks>,
+    version: u8,
+}
+
 type Connecting = Shared<BoxFuture<'static, Result<Messages, String>>>;
 
 enum Slot {
@@ -76,11 +81,11 @@ impl Link {
     pub fn new(party: Arc<Party>, peer: &str, address: &str, config: &ClientConfig) -> Arc<Link> {
         Arc::new(Link {
             host: host_name(peer, party.cluster()),
+            for_messages: Arc::new(with_alpn(config, party.versions().offered(Carries::Messages))),
+            for_blocks: Arc::new(with_alpn(config, party.versions().offered(Carries::Blocks))),
             party,
             peer: peer.to_owned(),
             address: Mutex::new(address.to_owned()),
-            for_messages: Arc::new(with_alpn(config, ALPN_MESSAGES)),
-            for_blocks: Arc::new(with_alpn(config, ALPN_BULK)),
             breaker: Breaker::new(peer),
             messages: Mutex::new(Slot::Empty),
             idle: Mutex::default(),
@@ -101,29 +106,40 @@ impl Link {
         }
     }
 
-    /// Connects, and makes sure that it is the node that is meant.
-    async fn connect(&self, config: Arc<ClientConfig>) -> Result<TlsStream<Socket>, String> {
+    /// Connects, and makes sure that it is the node that is meant; with the version that both speak.
+    async fn connect(&self, carries: Carries) -> Result<(TlsStream<Socket>, u8), String> {
+        let versions = self.party.versions();
+        let config = match carries {
+            Carries::Messages => &self.for_messages,
+            Carries::Blocks => &self.for_blocks,
+        };
         let address = self.address.lock().clone();
         let connect = async {
             let stream = TcpStream::connect(&address).await.map_err(|error| error.to_string())?;
             let stream = socket(stream).map_err(|error| error.to_string())?;
             let host = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
-            let [protocol] = config.alpn_protocols.as_slice() else { return Err("no protocol".into()) };
             let stream = TlsConnector::from(config.clone()).connect(host, stream).await;
-            let mut stream = stream.map_err(|error| explained(&error))?;
-            if protocol == ALPN_MESSAGES {
+            let mut stream = stream.map_err(|error| match explained(&error) {
+                error if error.contains("NoApplicationProtocol") => format!(
+                    "it speaks no {versions} of the nodes' protocol, as this side does: machines work together if \
+                     their versions are the same or next to each other, so upgrade version by version ({error})"
+                ),
+                error => error,
+            })?;
+            if carries == Carries::Messages {
                 // With TLS 1.3 a server looks at our certificate when for us the handshake is over. It speaks
                 // first: what it says, or why it does not, shows before anything is sent.
                 stream.fill_buf().await.map_err(|error| explained(&error))?;
             }
             let (_, session) = stream.get_ref();
-            if session.alpn_protocol() != Some(protocol) {
+            let agreed = session.alpn_protocol().and_then(|protocol| versions.agreed(protocol));
+            let Some((_, version)) = agreed.filter(|(carried, _)| *carried == carries) else {
                 return Err("what answers there is no storage node".into());
-            }
+            };
             let certificate = session.peer_certificates().and_then(|chain| chain.first());
             let identity = identify(certificate.ok_or("no certificate")?, self.party.cluster())?;
             self.party.view().admit(&identity.node, &identity.certificate)?;
-            Ok(stream)
+            Ok((stream, version))
         };
         let connected = timeout(CONNECT, connect).await;
         let connected = connected.unwrap_or_else(|_| Err(format!("no connection within {CONNECT:?}")));
@@ -135,8 +151,8 @@ impl Link {
     }
 
     async fn open_messages(&self) -> Result<Messages, String> {
-        let stream = self.connect(self.for_messages.clone()).await?;
-        Ok(Messages::open(stream, &self.peer))
+        let (stream, version) = self.connect(Carries::Messages).await?;
+        Ok(Messages::open(stream, &self.peer, version))
     }
 
     /// The connection for messages. It is made by a task of its own: callers that give up early must not
@@ -176,7 +192,7 @@ impl Link {
     }
 
     async fn open_blocks(&self) -> Result<Blocks, String> {
-        let stream = self.connect(self.for_blocks.clone()).await?;
+        let (stream, version) = self.connect(Carries::Blocks).await?;
         let connected = http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = connected.map_err(|error| explained(&error))?;
         let peer = self.peer.clone();
@@ -185,17 +201,17 @@ impl Link {
                 tracing::debug!(peer, error = explained(&error), "connection for blocks lost");
             }
         });
-        Ok(sender)
+        Ok(Blocks { sender, version })
     }
 
     fn take_idle(&self) -> Option<Blocks> {
         let mut idle = self.idle.lock();
-        idle.retain(|idle| idle.since.elapsed() < IDLE && !idle.connection.is_closed());
+        idle.retain(|idle| idle.since.elapsed() < IDLE && !idle.connection.sender.is_closed());
         idle.pop().map(|idle| idle.connection)
     }
 
     async fn keep(&self, mut connection: Blocks) {
-        if connection.ready().await.is_ok() {
+        if connection.sender.ready().await.is_ok() {
             let mut idle = self.idle.lock();
             if idle.len() < MAX_IDLE {
                 idle.push(Idle { connection, since: Instant::now() });
@@ -215,7 +231,8 @@ impl Link {
                 Some(kept) => kept,
                 None => self.open_blocks().await.map_err(Failure::Connect)?,
             };
-            match connection.try_send_request(request).await {
+            request.body_mut().set_version(connection.version);
+            match connection.sender.try_send_request(request).await {
                 Ok(response) => break (connection, response),
                 // The peer had closed it while it was idle, and nothing was sent.
                 Err(mut error) => match error.take_message() {

@@ -145,7 +145,7 @@ mod tests {
     use crate::{KeyHash, PolicyIndex};
 
     /// The place of each call and reply in its list is part of the protocol: new ones go to the end. If this
-    /// fails, put them back in order or change [`crate::remote::PROTOCOL`].
+    /// fails, put them back in order or raise [`crate::remote::PROTOCOL`].
     #[test]
     fn what_goes_over_the_wire_does_not_change_by_accident() {
         let key = ObjectKey { policy: PolicyIndex(1), hash: KeyHash([7; 16]) };

@@ -26,6 +26,7 @@ const ALIVE: Duration = Duration::from_secs(3);
 pub(super) struct Messages {
     outbox: Outbox,
     waiting: Arc<Waiting>,
+    version: u8,
 }
 
 /// Calls that wait for their answers.
@@ -47,8 +48,8 @@ struct Call<'a> {
 }
 
 impl Messages {
-    /// Begins to talk over a stream.
-    pub fn open<S>(stream: S, peer: &str) -> Messages
+    /// Begins to talk over a stream, in a version.
+    pub fn open<S>(stream: S, peer: &str, version: u8) -> Messages
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -66,7 +67,7 @@ impl Messages {
             tracing::debug!(peer, why, "connection for messages ended");
             kept.end(&why);
         });
-        Messages { outbox, waiting }
+        Messages { outbox, waiting, version }
     }
 
     /// Whether no more calls can be made.
@@ -79,7 +80,7 @@ impl Messages {
         let Ok(room) = self.outbox.reserve().await else { return Err(frame) };
         let Some((number, answer)) = self.waiting.enter() else { return Err(frame) };
         let _call = Call { connection: self, number };
-        room.send(Packet::message(Kind::Call, number, frame));
+        room.send(Packet::message(Kind::Call, number, frame.in_version(self.version)));
         Ok(answer.await.unwrap_or_else(|_| Err(Failure::Broken("the connection is lost".into()))))
     }
 }

@@ -5,8 +5,9 @@
 //! mutual TLS, and the peer's server answers with a [`Reply`]. [`Party`] is what one side tells the other
 //! with each call: its cluster, its name, the epoch of its map, its clock.
 //!
-//! One port carries three things, told apart by ALPN and path: messages (many over one connection, see
-//! [`wire`]), blocks (`http/1.1`, one at a time over a connection), and what the server is extended by, HTTP too.
+//! One port carries three things, told apart by ALPN: messages (many over one connection, see [`wire`]), blocks (HTTP,
+//! one at a time over a connection), both in a version that both sides speak ([`Versions`]), and what the server is
+//! extended by, HTTP too.
 //! There is no plain TCP.
 
 mod breaker;
@@ -21,17 +22,17 @@ mod meters;
 mod node;
 mod party;
 mod tls;
+mod versions;
 pub mod wire;
 
-pub use frame::{Chunks, Frame, FrameError, PROTOCOL, Received, collect};
+pub use frame::{Chunks, Frame, FrameError, Received, collect};
 pub use gate::Gate;
 pub use gated::Gated;
 pub use message::{Call, Head, Reply, Request, Response};
 pub use node::{RemoteNode, Settings};
 pub use party::{ClusterView, Party};
-pub use tls::{
-    ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, Identity, Socket, host_name, identify, socket, with_alpn,
-};
+pub use tls::{ALPN_GRPC, Identity, Socket, host_name, identify, socket, with_alpn};
+pub use versions::{Carries, PROTOCOL, Versions};
 
 /// Where blocks are posted to.
 pub const BULK_PATH: &str = "/node";

@@ -147,7 +147,7 @@ impl RemoteNode {
             row_device: row.map(|row| self.name(row.device)).transpose()?,
             call,
         };
-        Frame::new(&request, payload).map_err(|error| self.unavailable(error))
+        Frame::new(&request, payload, self.party.versions().newest).map_err(|error| self.unavailable(error))
     }
 
     /// Makes a call, with the bytes that go with it.
@@ -201,7 +201,7 @@ impl RemoteNode {
     }
 
     fn read(&self, received: Received) -> Result<Result<(Reply, Vec<Bytes>), NodeError>, String> {
-        let response: Response = received.read().map_err(|error| error.to_string())?;
+        let response: Response = received.read(self.party.versions()).map_err(|error| error.to_string())?;
         self.party.hear(self.link.peer(), &response.head)?;
         Ok(response.result.map(|reply| (reply, received.payload)))
     }

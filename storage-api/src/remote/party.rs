@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Gate, Head};
+use super::{Gate, Head, Versions};
 use crate::{Clock, Timestamp};
 
 /// A peer's clock may be ahead of ours by this much. One that is further ahead is wrong, and following it would
@@ -33,6 +33,7 @@ pub struct Party {
     clock: Arc<Clock>,
     view: Arc<dyn ClusterView>,
     gate: Gate,
+    versions: Versions,
     /// When a wrong clock was last logged.
     logged: AtomicU64,
 }
@@ -45,12 +46,24 @@ impl Party {
         clock: Arc<Clock>,
         view: Arc<dyn ClusterView>,
     ) -> Arc<Party> {
+        Party::speaking(Versions::CURRENT, cluster, name, clock, view)
+    }
+
+    /// One that speaks these versions.
+    pub fn speaking(
+        versions: Versions,
+        cluster: impl Into<String>,
+        name: impl Into<String>,
+        clock: Arc<Clock>,
+        view: Arc<dyn ClusterView>,
+    ) -> Arc<Party> {
         Arc::new(Party {
             cluster: cluster.into(),
             name: name.into(),
             clock,
             view,
             gate: Gate::default(),
+            versions,
             logged: AtomicU64::new(0),
         })
     }
@@ -63,6 +76,11 @@ impl Party {
     /// The node's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Versions of the protocol that it speaks.
+    pub fn versions(&self) -> Versions {
+        self.versions
     }
 
     /// What the membership says.

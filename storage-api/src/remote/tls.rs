@@ -7,10 +7,6 @@ use rustls_pki_types::CertificateDer;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 
-/// The protocol of messages.
-pub const ALPN_MESSAGES: &[u8] = b"kodiak";
-/// The protocol of blocks.
-pub const ALPN_BULK: &[u8] = b"http/1.1";
 /// The protocol of other services on the same port.
 pub const ALPN_GRPC: &[u8] = b"h2";
 
@@ -56,10 +52,10 @@ pub fn identify(certificate: &CertificateDer<'_>, cluster: &str) -> Result<Ident
     }
 }
 
-/// A configuration that offers one protocol.
-pub fn with_alpn(config: &rustls::ClientConfig, protocol: &[u8]) -> rustls::ClientConfig {
+/// A configuration that offers these protocols.
+pub fn with_alpn(config: &rustls::ClientConfig, protocols: Vec<Vec<u8>>) -> rustls::ClientConfig {
     let mut config = config.clone();
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = protocols;
     // A resumed session would not look at the certificates again.
     config.resumption = rustls::client::Resumption::disabled();
     config

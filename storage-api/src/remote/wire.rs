@@ -287,7 +287,7 @@ mod tests {
                 let (outbox, packets) = outbox();
                 for (call, payload) in payloads.iter().enumerate() {
                     let pieces = payload.chunks(50).map(Bytes::copy_from_slice).collect();
-                    let frame = Frame::new(&7u8, pieces).expect("a frame");
+                    let frame = Frame::new(&7u8, pieces, 1).expect("a frame");
                     outbox.try_send(Packet::message(Kind::Call, call as u32, frame)).expect("room");
                 }
                 drop(outbox);

@@ -1,16 +1,13 @@
 //! The auditor: reads everything on a device, at its own rate, again and again.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kodiak_storage_api::DeviceIndex;
+use kodiak_storage_api::jobs::{Cursor, Job, JobKind, Jobs, LocalDevice, Pace, Tally};
+use kodiak_storage_api::{DeviceIndex, Said};
 use tokio::sync::watch;
 
-use super::LocalDevice;
-use super::pace::Pace;
-use crate::audit::AuditCursor;
-use crate::disk::{Disk, SystemDisk};
+use crate::audit::{AuditCursor, Audited};
 use crate::node::Node;
 
 /// Bytes of one step.
@@ -20,77 +17,112 @@ const KEEP_EVERY: u64 = 64;
 /// Rest between two rounds, and after an error.
 const REST: Duration = Duration::from_secs(60);
 
-const FILE: &str = "audit.json";
-
 /// Audits devices until `stop` changes, each at most at `rate` bytes a second: a task a device.
 pub fn run(
     node: &Arc<Node>,
     devices: impl Iterator<Item = LocalDevice>,
     rate: u64,
+    jobs: &Jobs,
     stop: &watch::Receiver<bool>,
 ) {
     for device in devices {
         let (node, mut stop) = (node.clone(), stop.clone());
+        let auditor = Auditor {
+            job: jobs.job(JobKind::Audit, &device.name, rate),
+            pace: Pace::new(rate),
+            cursor: Cursor::new(device.folder.as_deref(), "audit"),
+            node,
+            device,
+        };
         tokio::spawn(async move {
             tokio::select! {
                 _ = stop.changed() => {}
-                () = keep(node, device, rate) => {}
+                () = auditor.keep() => {}
             }
         });
     }
 }
 
-async fn keep(node: Arc<Node>, device: LocalDevice, rate: u64) {
-    let (pace, label) = (Pace::new(rate), || device.name.clone());
-    let file = device.folder.as_ref().map(|folder| folder.join(FILE));
-    let stored = file.as_ref().and_then(|file| SystemDisk.read(file).ok());
-    // A position that cannot be read costs a round, no more.
-    let mut at: AuditCursor =
-        stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let mut steps = 0u64;
-    loop {
-        match node.audit(device.index, at.clone(), STEP).await {
-            Ok(audited) => {
-                metrics::counter!("kodiak_audit_bytes_total", "device" => label()).increment(audited.bytes);
-                metrics::counter!("kodiak_audit_needles_total", "device" => label())
-                    .increment(audited.needles);
-                metrics::counter!("kodiak_audit_damaged_total", "device" => label())
-                    .increment(audited.damaged.len() as u64);
-                pace.take(audited.bytes as usize).await;
-                let ended = audited.next.is_none();
-                at = audited.next.unwrap_or_default();
-                steps += 1;
-                if ended || steps.is_multiple_of(KEEP_EVERY) {
-                    save(file.clone(), &at).await;
+/// The auditor of a device.
+struct Auditor {
+    node: Arc<Node>,
+    device: LocalDevice,
+    job: Arc<Job>,
+    pace: Pace,
+    cursor: Cursor<Position>,
+}
+
+/// Where an audit goes on, and how many bytes it has read by then.
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Position {
+    at: AuditCursor,
+    read: u64,
+}
+
+impl Auditor {
+    async fn keep(&self) {
+        // A position that cannot be read costs a round, no more.
+        let (mut position, said) = (self.cursor.load().unwrap_or_default(), Said::default());
+        loop {
+            if let Err(error) = self.round(&mut position).await {
+                if said.is_news((), &error) {
+                    tracing::warn!(device = self.device.name, %error, "the audit rests, and goes on there later");
                 }
-                if ended {
-                    metrics::counter!("kodiak_audit_rounds_total", "device" => label()).increment(1);
-                    tokio::time::sleep(REST).await;
-                }
+                self.job.end(Some(error.to_string()));
+            } else {
+                said.is_over(&());
+                metrics::counter!("kodiak_audit_rounds_total", "device" => self.device.name.clone())
+                    .increment(1);
+                self.job.end(None);
             }
-            Err(error) => {
-                tracing::warn!(device = device.name, %error, "the audit rests");
-                tokio::time::sleep(REST).await;
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    /// Reads everything, from a position on.
+    async fn round(&self, position: &mut Position) -> Result<(), kodiak_storage_api::NodeError> {
+        // Not exact: what is written meanwhile is read as well, what is deleted is not.
+        let all = self.node.live_bytes(self.device.index)?;
+        self.job.begin(Some(all.max(position.read)));
+        self.job.advance(position.read);
+        let mut steps = 0u64;
+        loop {
+            let audited = self.node.audit(self.device.index, position.at.clone(), STEP).await?;
+            self.note(&audited);
+            self.pace.take(audited.bytes as usize).await;
+            let ended = audited.next.is_none();
+            let read = if ended { 0 } else { position.read + audited.bytes };
+            *position = Position { at: audited.next.unwrap_or_default(), read };
+            steps += 1;
+            if (ended || steps.is_multiple_of(KEEP_EVERY))
+                && let Err(error) = self.cursor.save(position).await
+            {
+                tracing::warn!(device = self.device.name, %error, "the audit's position could not be kept");
+            }
+            if ended {
+                return Ok(());
             }
         }
     }
-}
 
-async fn save(file: Option<PathBuf>, at: &AuditCursor) {
-    let (Some(file), Ok(bytes)) = (file, serde_json::to_vec(at)) else { return };
-    let saved = tokio::task::spawn_blocking(move || SystemDisk.replace(&file, &bytes)).await;
-    if !matches!(saved, Ok(Ok(()))) {
-        tracing::warn!("the audit's position could not be kept");
+    fn note(&self, audited: &Audited) {
+        let (label, damaged) = (|| self.device.name.clone(), audited.damaged.len() as u64);
+        metrics::counter!("kodiak_audit_bytes_total", "device" => label()).increment(audited.bytes);
+        metrics::counter!("kodiak_audit_needles_total", "device" => label()).increment(audited.needles);
+        metrics::counter!("kodiak_audit_damaged_total", "device" => label()).increment(damaged);
+        self.job.advance(audited.bytes);
+        self.job.count(Tally { changed: damaged, ..Tally::default() });
     }
 }
 
-impl LocalDevice {
-    /// The devices of a node.
-    pub fn of(node: &Node) -> Vec<LocalDevice> {
+impl Node {
+    /// Its devices, for those who work on them in the background.
+    pub fn local_devices(&self) -> Vec<LocalDevice> {
         let device = |index: DeviceIndex| {
-            let (name, folder) = node.folder(index)?;
+            let (name, folder) = self.folder(index)?;
             Some(LocalDevice { index, name, folder: Some(folder) })
         };
-        node.device_indexes().filter_map(device).collect()
+        self.device_indexes().filter_map(device).collect()
     }
 }

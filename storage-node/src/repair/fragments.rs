@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use kodiak_storage_api::jobs::yielding;
 use kodiak_storage_api::{
     BlockInfo, BlockKey, BlockWrite, BucketSet, Codec, ItemCopy, ItemKey, NodeError, Replica,
 };
 
 use super::heal::{Healed, Healer, Place, scan};
-use super::pace::yielding;
 
 /// For each block, which fragments are there, and on which replica.
 type Found = BTreeMap<BlockKey, BTreeMap<usize, usize>>;

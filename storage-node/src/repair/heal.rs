@@ -11,13 +11,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kodiak_storage_api::jobs::{Pace, yielding};
 use kodiak_storage_api::{
     BUCKETS, BlockWrite, BucketSet, Clock, Digest, DirectoryChange, DirectoryKey, DirectoryWrite, Item,
     ItemCopy, ItemKey, Map, Mode, NodeError, ObjectKey, ObjectWrite, Partition, Replica, Row, RowDurability,
     ScanQuery, Stamp, Timestamp, Tree, Version,
 };
-
-use super::pace::{Pace, yielding};
 
 /// Buckets whose items are compared at once: bounds the memory to an eighth of a partition's keys.
 const BUCKETS_AT_ONCE: usize = BUCKETS / 8;

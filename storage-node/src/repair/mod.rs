@@ -7,26 +7,22 @@
 pub mod audit;
 mod fragments;
 pub mod heal;
-pub mod pace;
 pub mod replicator;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kodiak_storage_api::{Clock, DeviceIndex, Map, NodeError, Replica};
-use parking_lot::Mutex;
+use kodiak_storage_api::jobs::{Cursor, Job, JobKind, Jobs, LocalDevice, Pace};
+use kodiak_storage_api::{Clock, Map, Replica, Said};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::disk::{Disk, SystemDisk};
 use heal::Healer;
-use pace::Pace;
-use replicator::Pass;
+use replicator::{Pass, PassJobs};
 
-/// Settings of the background repair.
+/// Settings of what runs in the background.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RepairSettings {
@@ -34,6 +30,13 @@ pub struct RepairSettings {
     pub rate: u64,
     /// Each device is audited at most at this many bytes a second. Default 16 MiB.
     pub audit_rate: u64,
+    /// Each device drops at most this many tombstones a second. Default 10,000.
+    pub reclaim_rate: u64,
+    /// Each device looks at most at this many blocks a second for such that no record names. Default 20,000.
+    pub garbage_rate: u64,
+    /// Each device works off at most this many items a second of each of its queues: expired objects, totals of
+    /// containers, replaced blocks. Default 2,000.
+    pub queue_rate: u64,
     /// Seconds between two passes over a device. Default 30.
     pub interval: u64,
     /// Seconds for which a version that no majority holds is left to its writer. Default 30.
@@ -48,6 +51,9 @@ impl Default for RepairSettings {
         RepairSettings {
             rate: 64 << 20,
             audit_rate: 16 << 20,
+            reclaim_rate: 10_000,
+            garbage_rate: 20_000,
+            queue_rate: 2_000,
             interval: 30,
             quiet: 30,
             reclaim_age: 7 * 24 * 3600,
@@ -55,34 +61,13 @@ impl Default for RepairSettings {
     }
 }
 
-/// How the repair of a device stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RepairStatus {
-    /// Passes since the start.
-    pub passes: u64,
-    /// Partitions that differed in the last pass.
-    pub differing: u64,
-    /// Items copied since the start.
-    pub copied: u64,
-    /// Bytes copied since the start.
-    pub bytes: u64,
-    /// Items that the last pass could not bring together.
-    pub failed: u64,
-    /// Items that the device holds for others and could not give back in the last pass.
-    pub waiting: u64,
-    /// Tombstones reclaimed since the start.
-    pub reclaimed: u64,
-    /// It was away so long that what it holds for others may be what they have deleted.
-    pub must_be_wiped: bool,
-    /// Why the last pass ended early, if it did.
-    pub error: Option<String>,
-}
-
 /// The map that is in force.
 pub type CurrentMap = Arc<dyn Fn() -> Arc<Map> + Send + Sync>;
 
 /// How often tombstones are looked for.
 const RECLAIM_EVERY: Duration = Duration::from_secs(3600);
+/// How often it is looked whether there is a newer map.
+const LOOK_AT_MAP: Duration = Duration::from_secs(1);
 /// A pass that has left something to do is followed by another this soon.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -92,24 +77,31 @@ pub struct Repairer {
     node: String,
     map: CurrentMap,
     clock: Arc<Clock>,
-    status: Mutex<BTreeMap<String, RepairStatus>>,
+    jobs: Arc<Jobs>,
 }
 
-/// A device to repair: its place, name and folder (none in a simulation, where nothing is remembered).
-#[derive(Clone, Debug)]
-pub struct LocalDevice {
-    /// Its place on the node.
-    pub index: DeviceIndex,
-    /// Its name.
-    pub name: String,
-    /// Where its files are.
-    pub folder: Option<PathBuf>,
+/// A device, its jobs, and what is remembered of it.
+struct Device {
+    device: LocalDevice,
+    jobs: PassJobs,
+    tombstones: Arc<Job>,
+    pace: Arc<Pace>,
+    contact: Contact,
+    /// When tombstones were looked for: seconds since 1970.
+    reclaimed: Cursor<u64>,
+    said: Said<&'static str>,
 }
 
 impl Repairer {
     /// For the devices of the node in this process that the rings call `node`.
-    pub fn new(settings: RepairSettings, node: &str, map: CurrentMap, clock: Arc<Clock>) -> Arc<Repairer> {
-        Arc::new(Repairer { settings, node: node.to_owned(), map, clock, status: Mutex::default() })
+    pub fn new(
+        settings: RepairSettings,
+        node: &str,
+        map: CurrentMap,
+        clock: Arc<Clock>,
+        jobs: Arc<Jobs>,
+    ) -> Arc<Repairer> {
+        Arc::new(Repairer { settings, node: node.to_owned(), map, clock, jobs })
     }
 
     /// Repairs until `stop` changes: a task a device.
@@ -125,21 +117,30 @@ impl Repairer {
         }
     }
 
-    /// How the devices stand, by name.
-    pub fn status(&self) -> BTreeMap<String, RepairStatus> {
-        self.status.lock().clone()
+    fn device(&self, device: LocalDevice) -> Device {
+        let folder = device.folder.as_deref();
+        Device {
+            jobs: PassJobs::of(&self.jobs, &device.name, self.settings.rate),
+            tombstones: self.jobs.job(JobKind::Tombstones, &device.name, self.settings.reclaim_rate),
+            pace: Arc::new(Pace::new(self.settings.rate)),
+            contact: Contact::load(folder, self.clock.wall_micros()),
+            reclaimed: Cursor::new(folder, "tombstones"),
+            said: Said::default(),
+            device,
+        }
     }
 
     /// Passes over a device for ever.
     async fn keep(&self, device: LocalDevice) {
-        let pace = Arc::new(Pace::new(self.settings.rate));
-        let mut contact = Contact::load(device.folder.as_deref(), self.clock.wall_micros());
-        let mut reclaimed = Instant::now();
+        let mut device = self.device(device);
+        let now = || self.clock.wall_micros() / 1_000_000;
+        // A process that is often started again reclaims all the same.
+        let mut reclaimed = device.reclaimed.load().unwrap_or_else(now);
         loop {
             let healer = Healer {
                 map: (self.map)(),
                 clock: self.clock.clone(),
-                pace: pace.clone(),
+                pace: device.pace.clone(),
                 quiet: Duration::from_secs(self.settings.quiet),
             };
             // As the map names it: a replica is known by that.
@@ -147,80 +148,102 @@ impl Repairer {
                 tokio::time::sleep(Duration::from_secs(self.settings.interval)).await;
                 continue;
             };
-            let local = Replica { node, device: device.index };
-            let begun = self.clock.wall_micros();
-            let lost = begun.saturating_sub(contact.micros) > self.settings.reclaim_age * 1_000_000;
-            if lost {
-                tracing::error!(
-                    device = device.name,
-                    "was away for longer than tombstones are kept: what it holds for others stays here; \
-                     wipe the device"
-                );
-            }
-            let pass = replicator::pass(&healer, &local, !lost).await;
-            if !lost && pass.as_ref().is_ok_and(|pass| pass.complete) {
-                contact.note(begun).await;
-            }
-            if reclaimed.elapsed() >= RECLAIM_EVERY {
-                reclaimed = Instant::now();
+            let local = Replica { node, device: device.device.index };
+            let again = self.pass(&mut device, &healer, &local).await;
+            if now().saturating_sub(reclaimed) >= RECLAIM_EVERY.as_secs() {
+                reclaimed = now();
                 self.reclaim(&device, &healer, &local).await;
+                if let Err(error) = device.reclaimed.save(&reclaimed).await {
+                    tracing::warn!(%error, "the time of the last search for tombstones could not be kept");
+                }
             }
-            let again = pass.as_ref().is_ok_and(|pass| pass.filled > 0 || pass.healed.copied > 0);
-            self.note(&device.name, pass, lost);
             let rest = if again { AGAIN } else { Duration::from_secs(self.settings.interval) };
-            tokio::time::sleep(rest).await;
-        }
-    }
-
-    async fn reclaim(&self, device: &LocalDevice, healer: &Healer, local: &Replica) {
-        let age = Duration::from_secs(self.settings.reclaim_age);
-        match replicator::reclaim(&healer.map, &self.clock, local, age).await {
-            Ok(dropped) => {
-                metrics::counter!("kodiak_repair_reclaimed_total", "device" => device.name.clone())
-                    .increment(dropped);
-                self.status.lock().entry(device.name.clone()).or_default().reclaimed += dropped;
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.newer_map(&healer.map) => {}
             }
-            Err(error) => tracing::debug!(device = device.name, %error, "tombstones stay for now"),
         }
     }
 
-    fn note(&self, device: &str, pass: Result<Pass, NodeError>, lost: bool) {
-        let mut status = self.status.lock();
-        let status = status.entry(device.to_owned()).or_default();
-        status.passes += 1;
-        status.must_be_wiped = lost;
-        let pass = match pass {
-            Ok(pass) => pass,
+    /// Waits for another map: what it gives to a device should be there soon, and nothing more is moved before.
+    async fn newer_map(&self, known: &Arc<Map>) {
+        while Arc::ptr_eq(&(self.map)(), known) {
+            tokio::time::sleep(LOOK_AT_MAP).await;
+        }
+    }
+
+    /// One pass; whether another one is to follow soon.
+    async fn pass(&self, device: &mut Device, healer: &Healer, local: &Replica) -> bool {
+        let begun = self.clock.wall_micros();
+        let lost = begun.saturating_sub(device.contact.micros) > self.settings.reclaim_age * 1_000_000;
+        let name = &device.device.name;
+        if lost && device.said.is_news("lost", &"") {
+            tracing::error!(device = name, "{LOST}");
+        }
+        let pass = replicator::pass(healer, local, !lost, &device.jobs).await;
+        if !lost && pass.as_ref().is_ok_and(|pass| pass.complete) {
+            device.contact.note(begun).await;
+        }
+        let error = pass.as_ref().err().map(ToString::to_string);
+        device.jobs.end(error.or_else(|| lost.then(|| LOST.to_owned())));
+        match pass {
+            Ok(pass) => {
+                if device.said.is_over(&"pass") {
+                    tracing::info!(device = name, "the repair goes on");
+                }
+                note(name, &pass);
+                pass.filled > 0 || pass.healed.copied > 0
+            }
             Err(error) => {
-                tracing::warn!(device, %error, "a pass of the repair ended early");
-                status.error = Some(error.to_string());
-                return;
+                if device.said.is_news("pass", &error) {
+                    tracing::warn!(device = name, %error, "a pass of the repair ended early, and is begun again");
+                }
+                false
             }
-        };
-        status.error = None;
-        (status.differing, status.failed, status.waiting) =
-            (pass.differing, pass.healed.failed, pass.waiting);
-        status.copied += pass.healed.copied;
-        status.bytes += pass.healed.bytes;
-        let label = || device.to_owned();
-        metrics::counter!("kodiak_repair_items_total", "device" => label()).increment(pass.healed.copied);
-        metrics::counter!("kodiak_repair_bytes_total", "device" => label()).increment(pass.healed.bytes);
-        metrics::counter!("kodiak_repair_settled_total", "device" => label()).increment(pass.healed.settled);
-        metrics::counter!("kodiak_repair_handed_back_total", "device" => label()).increment(pass.handed_back);
-        metrics::gauge!("kodiak_repair_differing", "device" => label()).set(pass.differing as f64);
-        metrics::gauge!("kodiak_repair_failed", "device" => label()).set(pass.healed.failed as f64);
-        metrics::gauge!("kodiak_repair_waiting", "device" => label()).set(pass.waiting as f64);
-        if pass.healed.copied > 0 || pass.handed_back > 0 || pass.filled > 0 {
-            tracing::info!(
-                device,
-                copied = pass.healed.copied,
-                bytes = pass.healed.bytes,
-                handed_back = pass.handed_back,
-                filled = pass.filled,
-                failed = pass.healed.failed,
-                "repaired"
-            );
         }
+    }
+
+    async fn reclaim(&self, device: &Device, healer: &Healer, local: &Replica) {
+        let age = Duration::from_secs(self.settings.reclaim_age);
+        let job = &device.tombstones;
+        let pace = Pace::new(self.settings.reclaim_rate);
+        match replicator::reclaim(&healer.map, &self.clock, local, age, (job, &pace)).await {
+            Ok(dropped) => {
+                metrics::counter!("kodiak_repair_reclaimed_total", "device" => device.device.name.clone())
+                    .increment(dropped);
+                job.end(None);
+            }
+            Err(error) => {
+                tracing::debug!(device = device.device.name, %error, "tombstones stay for now");
+                job.end(Some(error.to_string()));
+            }
+        }
+    }
+}
+
+/// What is to be done with a device that was away for too long.
+const LOST: &str =
+    "was away for longer than tombstones are kept: what it holds for others stays here; wipe the device";
+
+fn note(device: &str, pass: &Pass) {
+    let label = || device.to_owned();
+    metrics::counter!("kodiak_repair_items_total", "device" => label()).increment(pass.healed.copied);
+    metrics::counter!("kodiak_repair_bytes_total", "device" => label()).increment(pass.healed.bytes);
+    metrics::counter!("kodiak_repair_settled_total", "device" => label()).increment(pass.healed.settled);
+    metrics::counter!("kodiak_repair_handed_back_total", "device" => label()).increment(pass.handed_back);
+    metrics::gauge!("kodiak_repair_differing", "device" => label()).set(pass.differing as f64);
+    metrics::gauge!("kodiak_repair_failed", "device" => label()).set(pass.healed.failed as f64);
+    metrics::gauge!("kodiak_repair_waiting", "device" => label()).set(pass.waiting as f64);
+    if pass.healed.copied > 0 || pass.handed_back > 0 || pass.filled > 0 {
+        tracing::info!(
+            device,
+            copied = pass.healed.copied,
+            bytes = pass.healed.bytes,
+            handed_back = pass.handed_back,
+            filled = pass.filled,
+            failed = pass.healed.failed,
+            "repaired"
+        );
     }
 }
 

@@ -15,12 +15,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use kodiak_storage_api::jobs::{Job, JobKind, Jobs, Pace, Tally, yielding};
 use kodiak_storage_api::{
     BucketSet, Clock, Digest, Item, Map, NodeError, Partition, Partitions, Replica, Tree,
 };
 
 use super::heal::{Healed, Healer, Place, scan};
-use super::pace::yielding;
 
 /// Partitions that are compared by one message.
 const PARTITIONS_AT_ONCE: u32 = 1 << 14;
@@ -48,6 +48,56 @@ pub struct Pass {
     pub complete: bool,
 }
 
+/// Who is told how far a pass is.
+pub struct PassJobs {
+    heal: Arc<Job>,
+    fragments: Arc<Job>,
+    hand_back: Arc<Job>,
+}
+
+impl PassJobs {
+    /// Those of a device.
+    pub fn of(jobs: &Jobs, device: &str, rate: u64) -> PassJobs {
+        PassJobs {
+            heal: jobs.job(JobKind::Heal, device, rate),
+            fragments: jobs.job(JobKind::Fragments, device, rate),
+            hand_back: jobs.job(JobKind::HandBack, device, rate),
+        }
+    }
+
+    fn begin(&self, map: &Map) -> Result<(), NodeError> {
+        let (mut whole, mut cut) = (0, 0);
+        for tree in map.trees() {
+            *(if is_cut(map, tree)? { &mut cut } else { &mut whole }) += map.partitions(tree)?.len() as u64;
+        }
+        self.heal.begin(Some(whole));
+        self.fragments.begin(Some(cut));
+        self.hand_back.begin(None);
+        Ok(())
+    }
+
+    /// The pass has ended; early, if there is an error.
+    pub fn end(&self, error: Option<String>) {
+        [&self.heal, &self.fragments, &self.hand_back].into_iter().for_each(|job| job.end(error.clone()));
+    }
+
+    fn healing(&self, map: &Map, tree: Tree) -> Result<&Job, NodeError> {
+        Ok(if is_cut(map, tree)? { &self.fragments } else { &self.heal })
+    }
+}
+
+/// Whether a tree's blocks are fragments.
+fn is_cut(map: &Map, tree: Tree) -> Result<bool, NodeError> {
+    match tree {
+        Tree::Blocks(policy) => Ok(map.codec(policy)?.is_some()),
+        Tree::Accounts | Tree::Containers | Tree::Objects(_) => Ok(false),
+    }
+}
+
+fn tally(healed: &Healed) -> Tally {
+    Tally { changed: healed.copied + healed.settled, failed: healed.failed, waiting: healed.young }
+}
+
 /// The partitions of one message.
 struct Compared {
     /// Partitions the device is a primary of, in which somebody differs.
@@ -60,13 +110,18 @@ struct Compared {
     away: usize,
 }
 
-/// One pass. With `give`, foreign partitions are given to their primaries.
-pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, NodeError> {
+/// One pass. With `give`, foreign partitions are given to their primaries. Whoever calls ends the jobs.
+pub async fn pass(healer: &Healer, local: &Replica, give: bool, jobs: &PassJobs) -> Result<Pass, NodeError> {
     let mut pass = Pass { complete: true, ..Pass::default() };
+    jobs.begin(&healer.map)?;
     let missing: HashSet<(Tree, Partition)> = local.node.missing(local.device).await?.into_iter().collect();
     for tree in healer.map.trees() {
+        let job = jobs.healing(&healer.map, tree)?;
         for some in healer.map.partitions(tree)?.chunks(PARTITIONS_AT_ONCE) {
+            let compared = some.len() as u64;
             let found = compare(&healer.map, local, tree, some).await?;
+            // Those that differ are done when they are healed.
+            job.advance(compared - found.differing.len() as u64);
             pass.partitions += found.partitions;
             pass.healed.away += found.away;
             pass.differing += found.differing.len() as u64;
@@ -76,14 +131,16 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
             });
             let mut heals = std::pin::pin!(heals.buffer_unordered(HEALED_AT_ONCE));
             while let Some((partition, healed)) = heals.next().await {
+                job.advance(1);
                 match healed {
                     Ok(healed) => {
                         if healed.is_whole() {
                             whole.push(partition);
                         }
+                        job.count(tally(&healed));
                         pass.healed.add(healed);
                     }
-                    Err(error) => failed(&mut pass, &error),
+                    Err(error) => failed(&mut pass, job, &error),
                 }
             }
             // Whatever was acknowledged before this device was a replica, one of the others had when it was
@@ -94,7 +151,7 @@ pub async fn pass(healer: &Healer, local: &Replica, give: bool) -> Result<Pass, 
                 local.node.filled(local.device, tree, whole).await?;
             }
             for partition in found.foreign.into_iter().filter(|_| give) {
-                foreign(healer, local, Place { tree, partition }, &mut pass).await;
+                foreign(healer, local, Place { tree, partition }, (&mut pass, &jobs.hand_back)).await;
             }
         }
     }
@@ -115,12 +172,14 @@ async fn heal(
     healer.heal(place, extra).await
 }
 
-fn failed(pass: &mut Pass, error: &NodeError) {
+fn failed(pass: &mut Pass, job: &Job, error: &NodeError) {
     tracing::debug!(%error, "a partition is left for the next pass");
     pass.healed.failed += 1;
+    job.count(Tally { failed: 1, ..Tally::default() });
 }
 
-async fn foreign(healer: &Healer, local: &Replica, place: Place, pass: &mut Pass) {
+async fn foreign(healer: &Healer, local: &Replica, place: Place, (pass, job): (&mut Pass, &Job)) {
+    job.advance(1);
     let of = healer.map.replicas(place.tree, place.partition).map_or(0, |replicas| replicas.len());
     match heal(healer, local, place, Some(local)).await {
         Ok(healed) => {
@@ -129,20 +188,22 @@ async fn foreign(healer: &Healer, local: &Replica, place: Place, pass: &mut Pass
             pass.healed.add(healed);
             if !all {
                 pass.waiting += 1;
+                job.count(Tally { waiting: 1, ..Tally::default() });
                 return;
             }
         }
         Err(error) => {
             pass.complete = false;
-            return failed(pass, &error);
+            return failed(pass, job, &error);
         }
     }
     match healer.hand_back(place, local).await {
         Ok((gone, stay)) => {
             pass.handed_back += gone as u64;
             pass.waiting += stay as u64;
+            job.count(Tally { changed: gone as u64, waiting: stay as u64, failed: 0 });
         }
-        Err(error) => failed(pass, &error),
+        Err(error) => failed(pass, job, &error),
     }
 }
 
@@ -198,23 +259,29 @@ pub async fn reclaim(
     clock: &Clock,
     local: &Replica,
     age: std::time::Duration,
+    (job, pace): (&Job, &Pace),
 ) -> Result<u64, NodeError> {
     let before = clock.wall_micros().saturating_sub(age.as_micros() as u64);
-    let mut dropped = 0;
-    for tree in map.trees() {
-        if matches!(tree, Tree::Blocks(_)) {
-            continue;
-        }
+    let mut places = Vec::new();
+    for tree in map.trees().into_iter().filter(|tree| !matches!(tree, Tree::Blocks(_))) {
         for (partition, digest) in local.node.digests(local.device, tree, map.partitions(tree)?).await? {
             let primaries = map.replicas(tree, partition)?;
-            if !primaries.first().is_some_and(|first| first.is(local)) {
-                continue;
-            }
-            let place = Place { tree, partition };
-            if all_equal(&primaries, place, digest).await {
-                dropped += reclaim_partition(&primaries, place, before).await?;
+            if primaries.first().is_some_and(|first| first.is(local)) {
+                places.push((Place { tree, partition }, digest, primaries));
             }
         }
+    }
+    job.begin(Some(places.len() as u64));
+    let mut dropped = 0;
+    for (place, digest, primaries) in places {
+        if all_equal(&primaries, place, digest).await {
+            let more = reclaim_partition(&primaries, place, before, pace).await?;
+            job.count(Tally { changed: more, ..Tally::default() });
+            dropped += more;
+        } else {
+            job.count(Tally { waiting: 1, ..Tally::default() });
+        }
+        job.advance(1);
     }
     Ok(dropped)
 }
@@ -230,7 +297,12 @@ async fn all_equal(primaries: &[Replica], place: Place, digest: Digest) -> bool 
     true
 }
 
-async fn reclaim_partition(primaries: &[Replica], place: Place, before: u64) -> Result<u64, NodeError> {
+async fn reclaim_partition(
+    primaries: &[Replica],
+    place: Place,
+    before: u64,
+    pace: &Pace,
+) -> Result<u64, NodeError> {
     let Some(first) = primaries.first() else { return Ok(0) };
     let mut old: Vec<Item> = Vec::new();
     scan(first, place, BucketSet::ALL, |item| {
@@ -240,6 +312,7 @@ async fn reclaim_partition(primaries: &[Replica], place: Place, before: u64) -> 
     })
     .await?;
     for items in old.chunks(FORGET_AT_ONCE) {
+        pace.take(items.len()).await;
         for replica in primaries {
             // If one fails, the others get the tombstone back from it.
             yielding(|| replica.node.forget(replica.device, items.to_vec())).await?;

@@ -49,7 +49,7 @@ impl Server {
 
     /// Room for a call, if the caller may make one.
     pub(super) fn admit(&self, caller: &Caller) -> Result<OwnedSemaphorePermit, Refusal> {
-        caller.member(&self.party).map_err(|why| {
+        caller.member(&self.party, &self.said).map_err(|why| {
             metrics::counter!("kodiak_node_calls_refused_total", "reason" => "caller").increment(1);
             tracing::debug!(why, "a call is refused");
             Refusal::Refused(why)
@@ -89,9 +89,12 @@ impl Server {
 
     /// Reads a call, makes it, and says what came of it; or why it cannot be made.
     pub(super) async fn call(&self, caller: &Caller, received: Received) -> Result<Frame, String> {
-        let name = caller.member(&self.party)?;
-        let request: Request = received.read().map_err(|error| format!("a call of {name}: {error}"))?;
+        let name = caller.member(&self.party, &self.said)?;
+        let request = received.read(self.party.versions());
+        let request: Request = request.map_err(|error| format!("a call of {name}: {error}"))?;
         self.party.hear(name, &request.head)?;
+        // It is answered in the words in which it was asked.
+        let version = received.version();
         let patience = Duration::from_millis(request.patience.into()).min(self.settings.longest);
         let epoch = request.head.epoch;
         // A call that is given up is dropped: what its device's writer has already is written all the same.
@@ -106,7 +109,7 @@ impl Server {
             Err(error) => (Err(error), Vec::new()),
         };
         let response = Response { head: self.party.head(self.party.view().epoch()), result };
-        Frame::new(&response, payload).map_err(|error| error.to_string())
+        Frame::new(&response, payload, version).map_err(|error| error.to_string())
     }
 }
 

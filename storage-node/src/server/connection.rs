@@ -10,7 +10,8 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
-use kodiak_storage_api::remote::{ALPN_GRPC, ALPN_MESSAGES, Identity, Party, Socket, identify, socket};
+use kodiak_storage_api::Said;
+use kodiak_storage_api::remote::{ALPN_GRPC, Carries, Identity, Party, Socket, identify, socket};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -46,13 +47,15 @@ impl Caller {
     }
 
     /// The caller's name, if it is a member by the newest map that this node has.
-    pub fn member(&self, party: &Party) -> Result<&str, String> {
+    pub fn member(&self, party: &Party, said: &Said<String>) -> Result<&str, String> {
         let identity = self.identity.as_ref().map_err(|why| format!("the caller is no node: {why}"))?;
         let epoch = party.view().epoch();
         let mut admitted = self.admitted.lock();
         if admitted.as_ref().is_none_or(|(at, _)| *at != epoch) {
             let asked = party.view().admit(&identity.node, &identity.certificate);
-            if let Err(why) = &asked {
+            if let Err(why) = &asked
+                && said.is_news(identity.node.clone(), why)
+            {
                 tracing::warn!(node = identity.node, why, "a node that is no member calls");
             }
             *admitted = Some((epoch, asked));
@@ -75,11 +78,18 @@ impl Server {
         let Ok(stream) = socket(stream) else { return };
         let stream = match timeout(self.settings.handshake, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::warn!(%address, %error, "a connection is refused"),
+            Ok(Err(error)) => {
+                // Whoever is refused comes again and again, each time from another port.
+                if self.said.is_news(address.ip().to_string(), &error) {
+                    tracing::warn!(%address, %error, "connections are refused");
+                }
+                return;
+            }
             Err(_) => return tracing::debug!(%address, "no TLS handshake in time"),
         };
         let (_, session) = stream.get_ref();
         let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
+        let agreed = protocol.as_deref().and_then(|protocol| self.party.versions().agreed(protocol));
         let certificate = session.peer_certificates().and_then(|chain| chain.first());
         let (_room, longest) = match certificate {
             Some(_) => (None, FOREVER),
@@ -91,17 +101,19 @@ impl Server {
         };
         let caller = Arc::new(Caller::new(certificate.map(|der| der.clone().into_owned()), &self.party));
         let served = timeout(longest, async {
-            match protocol.as_deref() {
-                Some(ALPN_MESSAGES) if caller.certificate.is_none() => {
+            match agreed {
+                Some((Carries::Messages, _)) if caller.certificate.is_none() => {
                     Err("it shows no certificate".to_owned())
                 }
-                Some(ALPN_MESSAGES) => {
+                Some((Carries::Messages, _)) => {
                     self.messages(caller, stream, stop).await.map_err(|error| error.to_string())
                 }
-                Some(ALPN_GRPC) => {
+                None if protocol.as_deref() == Some(ALPN_GRPC) => {
                     self.grpc(caller, stream, watcher).await.map_err(|error| error.to_string())
                 }
-                _ => self.blocks(caller, stream, watcher).await.map_err(|error| error.to_string()),
+                Some((Carries::Blocks, _)) | None => {
+                    self.blocks(caller, stream, watcher).await.map_err(|error| error.to_string())
+                }
             }
         });
         if let Ok(Err(error)) = served.await {

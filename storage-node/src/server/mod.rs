@@ -18,8 +18,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper_util::server::graceful::GracefulShutdown;
-use kodiak_storage_api::StorageNode;
-use kodiak_storage_api::remote::{ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, Party};
+use kodiak_storage_api::remote::{ALPN_GRPC, Carries, Party};
+use kodiak_storage_api::{Said, StorageNode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
@@ -87,6 +87,8 @@ pub struct Server {
     settings: ServerSettings,
     calls: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    /// Whom it has refused, by name or address.
+    said: Said<String>,
 }
 
 impl Server {
@@ -100,14 +102,18 @@ impl Server {
         settings: ServerSettings,
     ) -> Arc<Server> {
         let mut config = config.clone();
-        config.alpn_protocols = vec![ALPN_MESSAGES.to_vec(), ALPN_BULK.to_vec(), ALPN_GRPC.to_vec()];
+        let versions = party.versions();
+        let offered = [versions.offered(Carries::Messages), versions.offered(Carries::Blocks)];
+        config.alpn_protocols = offered.concat();
+        config.alpn_protocols.push(ALPN_GRPC.to_vec());
         // A resumed session would not look at the certificates again.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let calls = Arc::new(Semaphore::new(settings.calls));
         let strangers = Arc::new(Semaphore::new(settings.strangers));
-        Arc::new(Server { node, party, acceptor, extension, settings, calls, strangers })
+        let said = Said::default();
+        Arc::new(Server { node, party, acceptor, extension, settings, calls, strangers, said })
     }
 
     /// Serves until it is told to stop; calls that are under way then are answered.

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kodiak_ring::{NewDevice, PlacementKey, Ring, RingBuilder};
+use kodiak_storage_api::jobs::{Jobs, Pace};
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryWrite, Map, Mode, NodeError,
-    Nodes, ObjectPath, ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, Row, RowDurability,
-    Stamp, StorageNode, Timestamp, Tree, Version,
+    BlockKey, BlockWrite, Clock, DataId, DeviceIndex, DirectoryChange, DirectoryWrite, Map, NodeError, Nodes,
+    ObjectPath, ObjectWrite, Placement, Policy, PolicyIndex, Protection, Replica, Row, RowDurability, Stamp,
+    StorageNode, Timestamp, Tree, Version,
 };
 use kodiak_storage_node::repair::heal::Healer;
-use kodiak_storage_node::repair::pace::Pace;
-use kodiak_storage_node::repair::replicator::{self, Pass};
+use kodiak_storage_node::repair::replicator::{self, Pass, PassJobs};
 use kodiak_storage_node::{Node, NodeSettings};
 
 use crate::rig::{record, settings};
@@ -90,9 +90,10 @@ impl Cluster {
 
     /// A pass over each of these nodes.
     pub async fn pass(&self, nodes: &[usize]) -> Pass {
-        let mut all = Pass::default();
+        let (mut all, jobs) = (Pass::default(), Jobs::new(self.clock.clone()));
         for node in nodes {
-            let pass = replicator::pass(&self.healer(), &self.replica(*node), true).await.unwrap();
+            let jobs = PassJobs::of(&jobs, &name(*node), 1);
+            let pass = replicator::pass(&self.healer(), &self.replica(*node), true, &jobs).await.unwrap();
             all.differing += pass.differing;
             all.handed_back += pass.handed_back;
             all.waiting += pass.waiting;
@@ -220,7 +221,8 @@ fn map(ring: &Ring, nodes: &[Arc<Node>], protection: Protection) -> Arc<Map> {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring: ring.clone(), protection, mode: Mode::Strict }],
+        objects: vec![Policy::new(ring.clone(), protection)],
+        default_policy: PolicyIndex(0),
     };
     Arc::new(Map::new(placement, &by_name).unwrap())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kodiak_ring::NewDevice;
+use kodiak_storage_api::jobs::{JobKind, Jobs, Pace};
 use kodiak_storage_api::{
     BlockWrite, DeviceIndex, DirectoryChange, ErasureCode, NodeError, ObjectPath, Protection, StorageNode,
     Timestamp, Tree,
@@ -188,12 +189,15 @@ async fn tombstones_go_when_all_have_them_and_not_before() {
     let cluster = filled().await;
     cluster.write("a/c/o1", None, &ALL).await;
     cluster.write("a/c/o2", None, &[0, 1]).await;
+    let job = Jobs::new(cluster.clock.clone()).job(JobKind::Tombstones, "d1", 1);
     let reclaim = async || {
         let mut dropped = 0;
         for node in ALL {
             let replica = cluster.replica(node);
-            dropped +=
-                replicator::reclaim(&cluster.map, &cluster.clock, &replica, Duration::ZERO).await.unwrap();
+            let progress = (&*job, &Pace::new(1 << 30));
+            let reclaimed =
+                replicator::reclaim(&cluster.map, &cluster.clock, &replica, Duration::ZERO, progress).await;
+            dropped += reclaimed.unwrap();
         }
         dropped
     };

@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use kodiak_storage_api::Clock;
 use kodiak_storage_api::remote::wire::{Kind, Reader};
 use kodiak_storage_api::remote::{
-    ALPN_BULK, ALPN_GRPC, ALPN_MESSAGES, BULK_PATH, PROTOCOL, Settings, host_name, with_alpn,
+    ALPN_GRPC, BULK_PATH, Carries, PROTOCOL, Party, RemoteNode, Settings, Versions, host_name, with_alpn,
 };
-use kodiak_storage_node::{Body, Extension, ServerSettings};
+use kodiak_storage_api::{Clock, StorageNode};
+use kodiak_storage_node::{Body, Extension, Server, ServerSettings};
 use proptest::test_runner::{Config, TestRunner};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::certificates::Authority;
-use crate::machine::{CLUSTER, Machines, ask, party, refusal};
+use crate::machine::{CLUSTER, Machines, Serving, ask, party, refusal};
 
 #[tokio::test]
 async fn another_authority_is_refused_by_both_sides() {
@@ -111,16 +111,25 @@ async fn a_caller_that_finds_a_removed_node_does_not_talk_to_it() {
 async fn connect(
     machines: &Machines,
     config: &rustls::ClientConfig,
-    protocol: &[u8],
+    carries: Carries,
+) -> TlsStream<TcpStream> {
+    connect_by(machines, config, Versions::CURRENT.offered(carries)).await
+}
+
+async fn connect_by(
+    machines: &Machines,
+    config: &rustls::ClientConfig,
+    protocols: Vec<Vec<u8>>,
 ) -> TlsStream<TcpStream> {
     let stream = TcpStream::connect(machines.serving.address).await.expect("connected");
     let host = ServerName::try_from(host_name("n2", CLUSTER)).expect("a name");
-    TlsConnector::from(Arc::new(with_alpn(config, protocol))).connect(host, stream).await.expect("TLS")
+    let config = Arc::new(with_alpn(config, protocols));
+    TlsConnector::from(config).connect(host, stream).await.expect("TLS")
 }
 
 /// The text of the answer to a body that is posted for blocks.
 async fn post(machines: &Machines, config: &rustls::ClientConfig, body: Vec<u8>) -> String {
-    let stream = connect(machines, config, ALPN_BULK).await;
+    let stream = connect(machines, config, Carries::Blocks).await;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection);
@@ -151,7 +160,7 @@ async fn callers_without_a_certificate_reach_the_extension_only() {
     let refused = post(&machines, &credentials.anonymous(), wire(&machines.client.head(0))).await;
     assert!(refused.contains("shows no certificate"), "{refused}");
     for (config, certificate) in [(credentials.anonymous(), false), (credentials.client(), true)] {
-        let stream = connect(&machines, &config, ALPN_GRPC).await;
+        let stream = connect_by(&machines, &config, vec![ALPN_GRPC.to_vec()]).await;
         let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (mut sender, connection) = connected.expect("HTTP");
         tokio::spawn(connection);
@@ -169,7 +178,7 @@ async fn callers_without_a_certificate_cannot_take_the_room_of_members() {
     let machines = Machines::with(server, Settings::default(), None, |node| node).await;
     let config = machines.authority.node("n1", CLUSTER).anonymous();
     let call = wire(&machines.client.head(0));
-    let first = connect(&machines, &config, ALPN_BULK).await;
+    let first = connect(&machines, &config, Carries::Blocks).await;
     let (mut first, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(first)).await.expect("HTTP");
     tokio::spawn(connection);
@@ -179,7 +188,7 @@ async fn callers_without_a_certificate_cannot_take_the_room_of_members() {
     let answered = get().await.expect("an answer");
     assert_eq!(answered.status(), http::StatusCode::NOT_FOUND);
     answered.into_body().collect().await.expect("a body");
-    let mut second = connect(&machines, &config, ALPN_BULK).await;
+    let mut second = connect(&machines, &config, Carries::Blocks).await;
     assert!(!matches!(second.read(&mut [0]).await, Ok(1)), "closed");
     let config = machines.authority.node("n1", CLUSTER).client();
     assert!(!post(&machines, &config, call).await.contains("certificate"));
@@ -198,6 +207,42 @@ async fn another_version_of_the_protocol_is_told_whom_to_upgrade() {
 }
 
 #[tokio::test]
+async fn versions_that_are_the_same_or_next_to_each_other_work_together_and_others_are_told() {
+    let machines = Machines::start().await;
+    let credentials = machines.authority.node("n1", CLUSTER);
+    let speaking = |oldest, newest, name: &str| {
+        let view = machines.client_view.clone();
+        Party::speaking(Versions { oldest, newest }, CLUSTER, name, machines.client_clock.clone(), view)
+    };
+    // The server speaks this source's version only.
+    for (oldest, newest) in [(PROTOCOL, PROTOCOL), (PROTOCOL, PROTOCOL + 1)] {
+        let remote = machines.call_as(&credentials, speaking(oldest, newest, "n1"), "n2");
+        ask(&remote).await.expect("they have a version in common");
+    }
+    let ahead = machines.call_as(&credentials, speaking(PROTOCOL + 1, PROTOCOL + 2, "n1"), "n2");
+    let why = refusal(&ahead).await;
+    assert!(
+        why.contains(&format!("versions {} to {}", PROTOCOL + 1, PROTOCOL + 2))
+            && why.contains("version by version"),
+        "{why}"
+    );
+    // And a server that is ahead answers callers that are not, in their version, blocks included.
+    let party = speaking(PROTOCOL, PROTOCOL + 1, "n2");
+    let config = machines.authority.node("n2", CLUSTER).server();
+    let server = Server::new(machines.node.clone(), party, &config, None, ServerSettings::default());
+    let serving = Serving::start(server, "127.0.0.1:0").await;
+    for newest in [PROTOCOL, PROTOCOL + 1] {
+        let (party, address) = (speaking(PROTOCOL, newest, "n1"), serving.address.to_string());
+        let remote = RemoteNode::new(party, "n2", &address, &credentials.client(), Settings::default());
+        ask(&remote).await.expect("they have a version in common");
+        let device = remote.device("d1").expect("every name is taken");
+        let read = remote.read_items(device, Vec::new()).await;
+        assert!(read.expect("blocks too").is_empty());
+    }
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn garbage_at_every_layer_does_not_stop_the_server() {
     let machines = Machines::start().await;
     let config = machines.authority.node("n1", CLUSTER).client();
@@ -210,8 +255,8 @@ async fn garbage_at_every_layer_does_not_stop_the_server() {
         // Instead of TLS; inside TLS, for both protocols; as a body; as a call that was changed on its way.
         let mut plain = TcpStream::connect(machines.serving.address).await.expect("connected");
         let _ = plain.write_all(&garbage).await;
-        for protocol in [ALPN_BULK, ALPN_MESSAGES] {
-            let mut stream = connect(&machines, &config, protocol).await;
+        for carries in [Carries::Blocks, Carries::Messages] {
+            let mut stream = connect(&machines, &config, carries).await;
             let _ = stream.write_all(&garbage).await;
             let _ = stream.shutdown().await;
         }
@@ -234,7 +279,7 @@ async fn garbage_at_every_layer_does_not_stop_the_server() {
 
 /// Sends garbage as a call, and is told that it is none.
 async fn message(machines: &Machines, config: &rustls::ClientConfig, garbage: Vec<u8>) {
-    let mut stream = connect(machines, config, ALPN_MESSAGES).await;
+    let mut stream = connect(machines, config, Carries::Messages).await;
     let mut packet = Vec::new();
     packet.extend((garbage.len() as u32 + 5).to_be_bytes());
     packet.extend([Kind::Call as u8, 0, 0, 0, 7]);

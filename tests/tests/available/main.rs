@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kodiak_proxy::store::{NewObject, Placement, Precondition, SharedStore, Store, StoreError};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
+use kodiak_storage_api::jobs::{Jobs, Pace};
 use kodiak_storage_api::{
     Clock, Entry, ListQuery, Mode, Nodes, ObjectPath, Policy, PolicyIndex, Protection, Replica, StorageNode,
 };
 use kodiak_storage_node::repair::heal::Healer;
-use kodiak_storage_node::repair::pace::Pace;
-use kodiak_storage_node::repair::replicator::{self, Pass};
+use kodiak_storage_node::repair::replicator::{self, Pass, PassJobs};
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
 use link::Link;
 use tokio::sync::watch;
@@ -48,12 +48,13 @@ fn placement() -> Placement {
     }
     builder.rebalance(1).unwrap();
     let ring = builder.ring().unwrap();
-    let policy = |mode| Policy { ring: ring.clone(), protection: Protection::Replicated, mode };
+    let policy = |mode| Policy { mode, ..Policy::new(ring.clone(), Protection::Replicated) };
     Placement {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
         objects: vec![policy(Mode::Strict), policy(Mode::Available)],
+        default_policy: STRICT,
     }
 }
 
@@ -85,10 +86,10 @@ impl Cluster {
             Store::new(placement(), &nodes, clock.clone()).unwrap()
         };
         let stores: Vec<SharedStore> = links.iter().zip(&clocks).map(store).collect();
-        let (stop, stopped) = watch::channel(false);
+        let ((stop, stopped), jobs) = (watch::channel(false), Jobs::new(clocks[0].clone()));
         for (store, node) in stores.iter().zip(&nodes) {
             let own: Arc<dyn StorageNode> = node.clone();
-            store.run_workers(&own, node.device_indexes(), &stopped);
+            store.run_workers(&own, &node.local_devices(), (&jobs, 1000), &stopped);
         }
         stores[0].create_account("a", Vec::new()).await.unwrap();
         stores[0].create_container("a", "strict", STRICT, Vec::new()).await.unwrap();
@@ -106,15 +107,16 @@ impl Cluster {
 
     /// One pass of the repair over all devices.
     async fn pass(&self) -> Pass {
-        let mut all = Pass::default();
+        let (mut all, jobs) = (Pass::default(), Jobs::new(self.clocks[0].clone()));
         for machine in 0..MACHINES {
             let (map, clock) = (self.stores[machine].current_map(), self.clocks[machine].clone());
             let node = map.node(&format!("n{machine}")).unwrap().clone();
             let pace = Arc::new(Pace::new(1 << 40));
             let healer = Healer { map, clock, pace, quiet: Duration::ZERO };
+            let jobs = PassJobs::of(&jobs, &format!("n{machine}"), 1);
             for device in self.nodes[machine].device_indexes() {
                 let local = Replica { node: node.clone(), device };
-                let pass = replicator::pass(&healer, &local, true).await.unwrap();
+                let pass = replicator::pass(&healer, &local, true, &jobs).await.unwrap();
                 all.differing += pass.differing;
                 all.waiting += pass.waiting;
                 all.handed_back += pass.handed_back;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs `kodiak`; what it printed, or its complaint.
-fn kodiak(arguments: &[&str]) -> Result<String> {
+pub fn kodiak(arguments: &[&str]) -> Result<String> {
     let output = Command::new(program()?).args(arguments).stdin(Stdio::null()).output()?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr));
@@ -27,7 +27,7 @@ fn kodiak(arguments: &[&str]) -> Result<String> {
 }
 
 /// What `kodiak` complains about.
-fn complaint(arguments: &[&str]) -> Result<String> {
+pub fn complaint(arguments: &[&str]) -> Result<String> {
     match kodiak(arguments) {
         Ok(printed) => bail!("{arguments:?} was done: {printed}"),
         Err(error) => Ok(error.to_string()),
@@ -35,25 +35,54 @@ fn complaint(arguments: &[&str]) -> Result<String> {
 }
 
 /// A cluster in a folder of its own.
-struct Cluster {
+pub struct Cluster {
     folder: TempDir,
+    /// Of each machine.
+    devices: u32,
 }
 
 impl Cluster {
     /// Begins one with the machine `n1`, which is up.
-    fn begin() -> Result<(Cluster, Store)> {
-        let cluster = Cluster { folder: TempDir::with_prefix("kodiak-cluster-")? };
-        let place = cluster.place("n1", 1);
-        // Few partitions: filling them is not what is tested here.
-        kodiak(
-            &[
-                &["cluster", "init", "--part-power", "6"],
-                &place.iter().map(String::as_str).collect::<Vec<_>>()[..],
-            ]
-            .concat(),
-        )?;
+    pub fn begin() -> Result<(Cluster, Store)> {
+        let cluster = Cluster { folder: TempDir::with_prefix("kodiak-cluster-")?, devices: 2 };
+        cluster.init(&[])?;
         let store = cluster.up("n1")?;
         Ok((cluster, store))
+    }
+
+    /// So many machines of one device each, all up; they look for what to repair every second.
+    pub fn of(machines: u32, init: &[&str]) -> Result<(Cluster, Vec<Store>)> {
+        let cluster = Cluster { folder: TempDir::with_prefix("kodiak-cluster-")?, devices: 1 };
+        cluster.init(init)?;
+        let mut stores = Vec::new();
+        cluster.hurry("n1")?;
+        stores.push(cluster.up("n1")?);
+        for number in 2..=machines {
+            stores.push(cluster.another(&format!("n{number}"), number)?);
+        }
+        Ok((cluster, stores))
+    }
+
+    /// One more machine of such a cluster, which is up.
+    pub fn another(&self, name: &str, zone: u32) -> Result<Store> {
+        self.join(name, zone, &self.token(60)?)?;
+        self.hurry(name)?;
+        self.up(name)
+    }
+
+    /// Lets a machine look for what to repair every second.
+    fn hurry(&self, name: &str) -> Result<()> {
+        let config = self.data(name).join("kodiak.toml");
+        let text = fs::read_to_string(&config)?;
+        ensure!(text.contains("\ninterval = 30\n"), "the configuration has no interval: {text}");
+        Ok(fs::write(&config, text.replace("\ninterval = 30\n", "\ninterval = 1\n"))?)
+    }
+
+    fn init(&self, more: &[&str]) -> Result<()> {
+        let place = self.place("n1", 1);
+        // Few partitions: filling them is not what is tested here.
+        let arguments = ["cluster", "init", "--part-power", "6"].into_iter().chain(more.iter().copied());
+        kodiak(&arguments.chain(place.iter().map(String::as_str)).collect::<Vec<_>>()).map(drop)
     }
 
     /// Three machines, all up.
@@ -64,24 +93,24 @@ impl Cluster {
         Ok((cluster, [first, second, third]))
     }
 
-    fn data(&self, name: &str) -> PathBuf {
+    pub fn data(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.data(name).display().to_string()
     }
 
     fn place(&self, name: &str, zone: u32) -> Vec<String> {
         let free = "127.0.0.1:0";
-        let (data, zone) = (self.path(name), zone.to_string());
+        let (data, zone, devices) = (self.path(name), zone.to_string(), self.devices.to_string());
         let pairs =
             [("--data", data.as_str()), ("--node", name), ("--listen", free), ("--cluster-listen", free)];
-        let pairs = pairs.into_iter().chain([("--zone", zone.as_str()), ("--devices", "2")]);
+        let pairs = pairs.into_iter().chain([("--zone", zone.as_str()), ("--devices", devices.as_str())]);
         pairs.flat_map(|(option, value)| [option.to_owned(), value.to_owned()]).collect()
     }
 
-    fn token(&self, minutes: u32) -> Result<String> {
+    pub fn token(&self, minutes: u32) -> Result<String> {
         let printed =
             kodiak(&["cluster", "token", "--data", &self.path("n1"), "--minutes", &minutes.to_string()])?;
         Ok(printed.split_whitespace().last().context("no token")?.to_owned())
@@ -97,7 +126,7 @@ impl Cluster {
         kodiak(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
-    fn up(&self, name: &str) -> Result<Store> {
+    pub fn up(&self, name: &str) -> Result<Store> {
         Store::start_in(&self.data(name), &[])
     }
 
@@ -109,12 +138,12 @@ impl Cluster {
         }
     }
 
-    fn status(&self, name: &str) -> Result<Value> {
+    pub fn status(&self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&kodiak(&["cluster", "status", "--json", "--data", &self.path(name)])?)?)
     }
 
     /// Waits until a machine's view of the cluster is as it should be.
-    fn wait(&self, name: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait(&self, name: &str, condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let begun = Instant::now();
         loop {
             let status = self.status(name)?;
@@ -126,8 +155,15 @@ impl Cluster {
     }
 }
 
+/// What the dispersion report says, and with which exit code.
+fn dispersion(cluster: &Cluster) -> Result<(Option<i32>, Value)> {
+    let command = ["cluster", "dispersion", "--json", "--data", &cluster.path("n1")].map(str::to_owned);
+    let output = Command::new(program()?).args(command).stdin(Stdio::null()).output()?;
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
+}
+
 /// Whether all members are up with the newest map, and hold all that they are to hold.
-fn settled(status: &Value, members: usize) -> bool {
+pub fn settled(status: &Value, members: usize) -> bool {
     let list = status["members"].as_array().map(Vec::as_slice).unwrap_or_default();
     let filled = |member: &Value| {
         let devices = member["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -144,18 +180,18 @@ fn settled(status: &Value, members: usize) -> bool {
 }
 
 /// Bytes that no other size or seed has.
-fn content(seed: u8, size: usize) -> Bytes {
+pub fn content(seed: u8, size: usize) -> Bytes {
     (0..size).map(|at| (at / 251) as u8 ^ at as u8 ^ seed).collect::<Vec<u8>>().into()
 }
 
-async fn is_there(client: &Client, path: &str, body: &Bytes) -> Result<()> {
+pub async fn is_there(client: &Client, path: &str, body: &Bytes) -> Result<()> {
     let answer = client.get(path).await?;
     ensure!(answer.status == StatusCode::OK, "GET {path}: {}", answer.status);
     ensure!(answer.body == body, "GET {path}: other bytes");
     Ok(())
 }
 
-async fn put(client: &Client, path: &str, body: &Bytes) -> Result<()> {
+pub async fn put(client: &Client, path: &str, body: &Bytes) -> Result<()> {
     let status = client.put(path, body.clone()).await?;
     ensure!(status == StatusCode::CREATED, "PUT {path}: {status}");
     Ok(())
@@ -176,7 +212,23 @@ async fn three_machines_go_on_without_one_of_them_and_have_it_back() -> Result<(
     is_there(&Client::log_in(&third).await?, "/c/small", &small).await?;
     is_there(&one, "/c/large", &large).await?;
 
+    let (code, report) = dispersion(&cluster)?;
+    ensure!(code == Some(0) && report["missing"] == 0, "{report:#}");
+    for member in cluster.status("n3")?["members"].as_array().context("members")? {
+        let jobs = member["jobs"].as_array().context("jobs")?;
+        let healed = |job: &&Value| job["kind"] == "heal" && job["passes"].as_u64() > Some(0);
+        ensure!(
+            jobs.iter().filter(healed).count() == 2,
+            "each device compares itself with others: {member:#}"
+        );
+        let audits = jobs.iter().filter(|job| job["kind"] == "audit" && job["rate"] == 16 << 20);
+        ensure!(audits.count() == 2, "{member:#}");
+    }
+
     third.kill()?;
+    let (code, report) = dispersion(&cluster)?;
+    ensure!(code == Some(2) && report["missing"].as_u64() > Some(0), "{report:#}");
+    ensure!(report["unavailable"] == 0 && report["silent"][0]["node"] == "n3", "{report:#}");
     put(&two, "/c/without", &small).await?;
     is_there(&one, "/c/without", &small).await?;
     is_there(&two, "/c/small", &small).await?;
@@ -191,6 +243,12 @@ async fn three_machines_go_on_without_one_of_them_and_have_it_back() -> Result<(
     let weigh = ["device", "set-weight", "d1", "90", "--node", "n2", "--data", &cluster.path("n1")];
     let text = complaint(&weigh)?;
     ensure!(text.contains("n3 does not answer"), "{text}");
+
+    // Nodes have called it many times since, and said hello to it every three seconds.
+    let log = fs::read_to_string(cluster.data("n1").join("log"))?;
+    let about: Vec<&str> =
+        log.lines().filter(|line| line.contains(" WARN ") && line.contains("n3")).collect();
+    ensure!(about.len() <= 3, "the log is full of a peer that is down:\n{}", about.join("\n"));
 
     third.restart()?;
     cluster.wait("n3", |status| settled(status, 3))?;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cluster;
+mod commands;
 mod crash;
 mod damage;
 mod full_disk;
@@ -9,6 +10,7 @@ mod index_power;
 mod linearizable;
 mod manifest;
 mod orphans;
+mod policies;
 mod reaper;
 mod slow_clients;
 mod versions;

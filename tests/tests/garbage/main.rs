@@ -3,16 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use kodiak_proxy::store::{Mode, NewObject, Placement, Precondition, SharedStore, Store};
+use kodiak_proxy::store::{Collector, Mode, NewObject, Placement, Precondition, SharedStore, Store};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
+use kodiak_storage_api::jobs::{JobKind, Jobs, LocalDevice};
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, BucketSet, Clock, DataId, Extent, ItemKey, Layout, Nodes, ObjectPath, Policy,
-    PolicyIndex, Protection, Replica, ScanQuery, StorageNode, Tree,
+    BlockKey, BlockWrite, BucketSet, Clock, DataId, DeviceIndex, Extent, ItemKey, Layout, Nodes, ObjectPath,
+    Policy, PolicyIndex, Protection, ScanQuery, StorageNode, Tree,
 };
 use kodiak_storage_node::{DeviceSettings, Node, NodeSettings};
 
@@ -23,6 +25,7 @@ struct Rig {
     _folder: tempfile::TempDir,
     node: Arc<Node>,
     store: SharedStore,
+    jobs: Arc<Jobs>,
 }
 
 impl Rig {
@@ -49,17 +52,14 @@ impl Rig {
             key: PlacementKey::new([7; 32]),
             accounts: ring.clone(),
             containers: ring.clone(),
-            objects: vec![Policy {
-                ring,
-                protection: Protection::Replicated,
-                mode: kodiak_storage_api::Mode::Strict,
-            }],
+            objects: vec![Policy::new(ring, Protection::Replicated)],
+            default_policy: PolicyIndex(0),
         };
         let nodes: Nodes = [("n".to_owned(), node.clone() as Arc<dyn StorageNode>)].into_iter().collect();
-        let store = Store::new(placement, &nodes, clock).unwrap();
+        let store = Store::new(placement, &nodes, clock.clone()).unwrap();
         store.create_account("a", Vec::new()).await.unwrap();
         store.create_container("a", "c", POLICY, Vec::new()).await.unwrap();
-        Rig { _folder: folder, node, store }
+        Rig { _folder: folder, node, store, jobs: Jobs::new(clock) }
     }
 
     async fn upload(
@@ -99,11 +99,16 @@ impl Rig {
         key
     }
 
+    fn collector(&self, index: DeviceIndex, folder: Option<PathBuf>) -> Collector {
+        let device = LocalDevice { index, name: format!("d{}", index.0), folder };
+        let node = self.node.clone() as Arc<dyn StorageNode>;
+        self.store.collector(&node, &device, (&self.jobs, 1 << 30))
+    }
+
     async fn collect(&self, grace: Duration) -> u64 {
         let mut deleted = 0;
         for device in self.node.device_indexes() {
-            let local = Replica { node: self.node.clone(), device };
-            deleted += self.store.collect_garbage(&local, grace).await.unwrap();
+            deleted += self.collector(device, None).collect(grace).await.unwrap();
         }
         deleted
     }
@@ -196,7 +201,7 @@ async fn nothing_goes_when_the_owner_cannot_be_asked() {
             tree,
             power: partition.power(),
             partitions: vec![partition],
-            fresh: false,
+            begins: kodiak_storage_node::Begins::Lacking,
         };
         rig.node.adopt(replica.device, &[assigned]).unwrap();
     }
@@ -204,5 +209,36 @@ async fn nothing_goes_when_the_owner_cannot_be_asked() {
     for replica in map.block_replicas(POLICY, key.place).unwrap() {
         assert!(replica.node.read_block(replica.device, key, 0..6).await.is_ok());
     }
+    rig.node.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_goes_on_where_a_restart_interrupted_it() {
+    let rig = Rig::new().await;
+    let mut keys = Vec::new();
+    for data in 1..=20 {
+        keys.push(rig.orphan(data, &path("never")).await);
+    }
+    let map = rig.store.current_map();
+    let number = |key: &BlockKey| map.partition_of(Tree::Blocks(POLICY), key.place).unwrap().number();
+    let mut partitions: Vec<u32> = keys.iter().map(number).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let middle = partitions[partitions.len() / 2];
+    // What a process that is killed there leaves behind.
+    let (folder, device) = (tempfile::tempdir().unwrap(), DeviceIndex(0));
+    let kept = format!("{{\"after\":[{{\"Blocks\":0}},[4,{middle}]],\"ended\":0}}");
+    std::fs::write(folder.path().join("garbage.json"), kept).unwrap();
+    let collector = rig.collector(device, Some(folder.path().to_owned()));
+    let behind = keys.iter().filter(|key| number(key) > middle).count() as u64;
+    assert_eq!(collector.collect(Duration::ZERO).await.unwrap(), behind);
+    let last = rig.jobs.job(JobKind::Garbage, "d0", 1).status().last.unwrap();
+    assert_eq!(
+        (last.done, last.tally.changed),
+        (partitions.len() as u64, behind),
+        "what was done before counts"
+    );
+    // The next one begins at the beginning.
+    assert_eq!(collector.collect(Duration::ZERO).await.unwrap(), keys.len() as u64 - behind);
     rig.node.shutdown();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kodiak_proxy::store::{Nodes, Placement, ReaperSettings, SharedStore, Store, Weakness};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::memory::{Faults, MemoryNode};
-use kodiak_storage_api::{Clock, Mode, Policy, Protection};
+use kodiak_storage_api::{Clock, Policy, Protection};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -246,6 +246,7 @@ fn placement(nodes: usize, regions: usize) -> Placement {
         key: PlacementKey::new([7; 32]),
         accounts: ring.clone(),
         containers: ring.clone(),
-        objects: vec![Policy { ring, protection: Protection::Replicated, mode: Mode::Strict }],
+        objects: vec![Policy::new(ring, Protection::Replicated)],
+        default_policy: kodiak_storage_api::PolicyIndex(0),
     }
 }

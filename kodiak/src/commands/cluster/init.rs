@@ -10,6 +10,7 @@ use kodiak_ring::RingBuilder;
 use kodiak_storage_api::Protection;
 
 use super::{FOLDER, MachineArguments, seconds};
+use crate::output::say;
 use crate::{data, member};
 
 pub const EXAMPLES: &str = "Examples:
@@ -64,6 +65,8 @@ pub fn run(arguments: Init) -> Result<()> {
         replicas,
         mode: Mode::Strict,
         ring: RingFile::of(&ring),
+        deprecated: false,
+        unmoved: false,
     };
     let member = Member {
         name: node.clone(),
@@ -89,8 +92,8 @@ pub fn run(arguments: Init) -> Result<()> {
     data::write_settings(&folder, &settings)?;
     drop(lock);
     let shown = folder.display();
-    println!("Cluster {cluster} begins with {node} and {} devices in {shown}.", slots.len());
-    println!("Serve it:          kodiak up --data {shown}");
-    println!("Let others join:   kodiak cluster token --data {shown}");
+    say!("Cluster {cluster} begins with {node} and {} devices in {shown}.", slots.len());
+    say!("Serve it:          kodiak up --data {shown}");
+    say!("Let others join:   kodiak cluster token --data {shown}");
     Ok(())
 }

@@ -7,6 +7,7 @@ use kodiak_cluster::message::CallError;
 use kodiak_cluster::{Home, JoinToken, Request, Response, call, message, tls};
 
 use super::{FOLDER, MachineArguments};
+use crate::output::say;
 use crate::shared::Shared;
 use crate::{data, operator};
 
@@ -69,7 +70,7 @@ pub fn run(arguments: Join) -> Result<()> {
     let settings = data::settings(machine.settings(&node), machine.devices()?, addresses, shared.users);
     data::write_settings(&folder, &settings)?;
     drop(lock);
-    println!("{node} is a member of cluster {}, map {}.", map.cluster, map.epoch);
-    println!("Put its devices into use:   kodiak up --data {}", folder.display());
+    say!("{node} is a member of cluster {}, map {}.", map.cluster, map.epoch);
+    say!("Put its devices into use:   kodiak up --data {}", folder.display());
     Ok(())
 }

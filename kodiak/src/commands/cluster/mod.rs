@@ -1,7 +1,10 @@
 //! `kodiak cluster`: makes machines a cluster, and looks at it.
 
+mod dispersion;
 mod init;
+mod jobs;
 mod join;
+mod policy;
 mod rebalance;
 mod status;
 mod token;
@@ -32,9 +35,15 @@ pub enum ClusterCommand {
     /// Make this machine a member; `kodiak up` then puts its devices into use.
     #[command(after_help = join::EXAMPLES)]
     Join(join::Join),
+    /// The storage policies: what there are, new ones, and changes of them.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Even the devices out: moves at most one replica of each partition a time.
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Rebalance),
+    /// Which replicas are where the rings want them, as the devices say.
+    #[command(after_help = dispersion::EXAMPLES)]
+    Dispersion(dispersion::DispersionReport),
     /// Who is up, with which map, devices and certificates; how well replicas are kept apart.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -46,7 +55,9 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Init(arguments) => init::run(arguments),
         ClusterCommand::Token(arguments) => token::run(arguments),
         ClusterCommand::Join(arguments) => join::run(arguments),
+        ClusterCommand::Policy(command) => policy::run(command),
         ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
+        ClusterCommand::Dispersion(arguments) => dispersion::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
     }
 }

@@ -8,6 +8,7 @@ use kodiak_cluster::Change;
 
 use crate::data;
 use crate::operator::Operator;
+use crate::output::say;
 
 pub const EXAMPLES: &str = "Example: kodiak cluster rebalance --data /srv/kodiak
 Run it again when the copies of the last one are complete, until nothing moves.";
@@ -28,11 +29,11 @@ pub fn run(arguments: Rebalance) -> Result<()> {
     operator.change(Change::Rebalance)?;
     let map = operator.map();
     if map.epoch == before {
-        println!("Map {before}: nothing moves.");
+        say!("Map {before}: nothing moves.");
         return Ok(());
     }
     for (name, file, _) in map.rings() {
-        println!("Map {}: the {name} ring has a balance of {:.2}%.", map.epoch, file.builder()?.balance());
+        say!("Map {}: the {name} ring has a balance of {:.2}%.", map.epoch, file.builder()?.balance());
     }
     Ok(())
 }

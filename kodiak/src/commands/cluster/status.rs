@@ -11,11 +11,13 @@ use time::OffsetDateTime;
 
 use crate::endpoints::Endpoints;
 use crate::operator::Operator;
+use crate::output::say;
 use crate::settings::Settings;
 use crate::{data, serve};
 
 pub const EXAMPLES: &str = "Examples:
   kodiak cluster status --data /srv/kodiak
+  kodiak cluster status --data /srv/kodiak --jobs      what runs in the background
   kodiak cluster status --data /srv/kodiak --json";
 
 /// See [`super::ClusterCommand::Status`].
@@ -24,7 +26,10 @@ pub struct Status {
     /// Folder of the store.
     #[arg(long, env = "KODIAK_DATA")]
     data: Option<PathBuf>,
-    /// Print JSON.
+    /// Say what each device does in the background: how far it is, and what came of the last pass.
+    #[arg(long)]
+    jobs: bool,
+    /// Print JSON, which always has the jobs.
     #[arg(long)]
     json: bool,
 }
@@ -34,13 +39,13 @@ pub fn run(arguments: Status) -> Result<()> {
     let folder = arguments.data.unwrap_or_else(data::default_folder);
     let settings = Settings::load(&folder.join(data::CONFIG))?;
     let (status, text) = match settings.cluster.folder {
-        Some(_) => cluster(&folder)?,
-        None => machine(&folder, &settings)?,
+        Some(_) => cluster(&folder, arguments.jobs || arguments.json)?,
+        None => machine(&folder, &settings, arguments.jobs)?,
     };
     if arguments.json {
-        println!("{status:#}")
+        say!("{status:#}")
     } else {
-        println!("{text}")
+        say!("{text}")
     }
     Ok(())
 }
@@ -50,7 +55,7 @@ fn gib(bytes: u64) -> f64 {
 }
 
 /// A store of one machine.
-fn machine(folder: &Path, settings: &Settings) -> Result<(Value, String)> {
+fn machine(folder: &Path, settings: &Settings, with_jobs: bool) -> Result<(Value, String)> {
     let placement = serve::placement(settings)?;
     let running = Endpoints::load(folder).filter(Endpoints::alive);
     let mut devices = Vec::new();
@@ -76,10 +81,15 @@ fn machine(folder: &Path, settings: &Settings) -> Result<(Value, String)> {
         "partitions": ring.partitions(),
         "devices": devices,
     });
+    if with_jobs {
+        let metrics = running.and_then(|endpoints| endpoints.metrics);
+        text += "\nbackground work of a store of one machine is in its metrics: kodiak_job_* at ";
+        text += metrics.as_deref().unwrap_or("metrics.listen of the configuration, once it is up");
+    }
     Ok((status, text))
 }
 
-fn cluster(folder: &Path) -> Result<(Value, String)> {
+fn cluster(folder: &Path, with_jobs: bool) -> Result<(Value, String)> {
     let mut operator = Operator::open(folder)?;
     // With everybody down the map of this machine's disk has to do.
     let reached = operator.refresh().is_ok();
@@ -89,10 +99,19 @@ fn cluster(folder: &Path) -> Result<(Value, String)> {
         text += " (as this machine saw it last: no member answers)";
     }
     let mut members = Vec::new();
-    for (member, status) in map.members.iter().zip(operator.statuses()) {
+    let jobs = if with_jobs { operator.jobs() } else { Vec::new() };
+    for (index, (member, status)) in map.members.iter().zip(operator.statuses()).enumerate() {
         let partitions = change::partitions_of(&map, &member.name)?;
         text += &describe(member, &status, partitions);
         members.push(member_json(member, &status, partitions));
+        match (jobs.get(index), members.last_mut()) {
+            (Some(Ok(jobs)), Some(member)) => {
+                text += &super::jobs::describe(jobs);
+                member["jobs"] = super::jobs::json(jobs);
+            }
+            // Its status says so already.
+            (Some(Err(_)) | None, _) | (_, None) => {}
+        }
     }
     let mut rings = Vec::new();
     for (name, file, wanted) in map.rings() {

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::seconds;
 use crate::data;
 use crate::operator::Operator;
+use crate::output::say;
 
 pub const EXAMPLES: &str = "Examples:
   kodiak cluster token --data /srv/kodiak
@@ -40,10 +41,10 @@ pub fn run(arguments: MakeToken) -> Result<()> {
     let token = JoinToken::new(operator.map().cluster, operator.authority(), expires, members);
     operator.change(Change::AddToken { hash: token.hash(), expires })?;
     if arguments.json {
-        println!("{:#}", json!({ "token": token.text(), "expires": expires }));
+        say!("{:#}", json!({ "token": token.text(), "expires": expires }));
         return Ok(());
     }
-    println!(
+    say!(
         "This token is good for {} minutes and admits one machine. There:
 kodiak cluster join --node NAME --listen ADDRESS:8080 --cluster-listen ADDRESS:8081 --token {}",
         arguments.minutes,

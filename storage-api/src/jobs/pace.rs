@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kodiak_storage_api::NodeError;
+use crate::NodeError;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
