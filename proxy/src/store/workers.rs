@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kodiak_storage_api::jobs::{Job, JobKind, Jobs, LocalDevice, Pace, Tally};
-use kodiak_storage_api::{Replica, StorageNode, Work, WorkItem, WorkKind};
+use kodiak_storage_api::{DeviceIndex, Replica, StorageNode, Work, WorkItem, WorkKind};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
