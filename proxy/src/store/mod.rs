@@ -136,8 +136,6 @@ pub enum Weakness {
     NoPrepare,
     /// A container counts as deleted where any replica has deleted it.
     MinorityDeletes,
-    /// A reaper does not look whether the account has come to life again.
-    BlindReaper,
     /// A change of a container is acknowledged while others may still go by the old record.
     ShortLeases,
     /// A change of a container that has an older time than the record is acknowledged.

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::accounts::{Life, PARTS, UPLOADS, owner_of};
 use super::register::{Draft, Register};
-use super::{Store, StoreError, Weakness, quorum};
+use super::{Store, StoreError, quorum};
 
 /// How the reaper goes about it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -226,7 +226,6 @@ impl Store {
     async fn require_deleted(&self, account: &str) -> Result<(), StoreError> {
         match self.life(owner_of(account)).await? {
             Life::Doomed(_) | Life::Gone(_) => Ok(()),
-            Life::Lives if self.weakness == Weakness::BlindReaper => Ok(()),
             Life::Lives => Err(StoreError::PreconditionFailed),
         }
     }
