@@ -86,6 +86,12 @@ pub enum Change {
         /// What changes.
         update: PolicyUpdate,
     },
+    /// Rings that have fewer get 2^power partitions. Nothing moves: each is where the one is that it was cut
+    /// from.
+    IncreasePartPower {
+        /// Bits of a place that choose the partition.
+        power: u8,
+    },
 }
 
 /// A storage policy that is to begin.
@@ -168,6 +174,11 @@ pub fn apply(map: &ClusterMap, change: &Change, now: u64) -> Result<Option<Clust
         }
         Change::Rebalance => {
             if rings::settle_rings(&mut next, now)? == 0 {
+                return Ok(None);
+            }
+        }
+        Change::IncreasePartPower { power } => {
+            if !rings::increase_part_power(&mut next, *power)? {
                 return Ok(None);
             }
         }

@@ -242,8 +242,9 @@ impl Membership {
                 };
                 (joins || !devices.iter().all(has)).then_some(Some(name))
             }
-            // A machine or its data are lost, or nothing moves.
+            // A machine or its data are lost, or nothing moves: of a partition that is not filled neither half is.
             Change::Remove { force: true, .. }
+            | Change::IncreasePartPower { .. }
             | Change::Replace { .. }
             | Change::AddToken { .. }
             | Change::Admit(_)

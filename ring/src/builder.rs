@@ -145,6 +145,32 @@ impl RingBuilder {
         self.epoch += 1;
     }
 
+    /// Raises the partition power: each partition becomes two or more, which are where it was. So nothing
+    /// moves, and each half rests for as long as the whole would have; later rebalances move them one by one.
+    /// Nothing changes if it is the power already.
+    ///
+    /// # Errors
+    /// When it is lower, or above [`MAX_PART_POWER`].
+    pub fn increase_part_power(&mut self, power: u8) -> Result<(), RingError> {
+        if power > MAX_PART_POWER {
+            return Err(RingError::PartPower(power));
+        }
+        let shrinks = RingError::Shrinks { now: self.part_power, wanted: power };
+        let steps = power.checked_sub(self.part_power).ok_or(shrinks)?;
+        if steps == 0 {
+            return Ok(());
+        }
+        let copies = 1 << steps;
+        if let Some(assignment) = &mut self.assignment {
+            let rows = assignment.slots.chunks(assignment.stride);
+            assignment.slots = rows.flat_map(|row| row.repeat(copies)).collect();
+        }
+        self.moved_at = self.moved_at.iter().flat_map(|hour| std::iter::repeat_n(*hour, copies)).collect();
+        self.part_power = power;
+        self.epoch += 1;
+        Ok(())
+    }
+
     /// Adds a device and returns its id. It gets partitions at the next rebalance.
     ///
     /// # Errors

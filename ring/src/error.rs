@@ -11,6 +11,14 @@ pub enum RingError {
     /// The partition power is too large.
     #[error("partition power {0} is out of range: choose 0 to {MAX_PART_POWER}")]
     PartPower(u8),
+    /// A partition power never shrinks.
+    #[error("the partition power is {now} and cannot shrink to {wanted}: make a new ring")]
+    Shrinks {
+        /// What it is.
+        now: u8,
+        /// What it was to be.
+        wanted: u8,
+    },
     /// The replica count is no number, too small or too large.
     #[error("replica count {0} is out of range: choose 1 to {MAX_REPLICAS}")]
     Replicas(f64),

@@ -180,6 +180,34 @@ proptest! {
     }
 
     #[test]
+    fn a_greater_power_moves_nothing_and_the_next_rebalance_little(shape in shapes(), more in 1..4u8) {
+        let mut builder = build(6, 2.5, 0.1, &shape);
+        builder.set_min_part_hours(24);
+        builder.rebalance(100).unwrap();
+        add(&mut builder, 9, 9, 9, "new", 100.0);
+        let (old, mut same) = (builder.ring().unwrap(), builder.clone());
+        builder.increase_part_power(6 + more).unwrap();
+        let new = builder.ring().unwrap();
+        prop_assert!(new.epoch() > old.epoch());
+        for partition in new.all_partitions() {
+            let whole = old.partition_of(*partition.places().start());
+            prop_assert!(partition.is_within(whole));
+            prop_assert!(new.primaries(partition).eq(old.primaries(whole)));
+        }
+        prop_assert_eq!(RingBuilder::from_bytes(&builder.to_bytes()).unwrap(), builder.clone());
+        // What rested rests still; of what may move, a half goes where a whole could not.
+        let moves = builder.rebalance(101).unwrap().moved;
+        prop_assert!(moves <= (same.rebalance(101).unwrap().moved + shape.len() + 1) << more, "{}", moves);
+        // Another power alone asks for next to nothing.
+        for hour in [200, 300, 400] {
+            builder.rebalance(hour).unwrap();
+        }
+        builder.increase_part_power(7 + more).unwrap();
+        let moves = builder.rebalance(500).unwrap().moved;
+        prop_assert!(moves <= 4 * (shape.len() + 1), "{} moves for {} devices", moves, shape.len() + 1);
+    }
+
+    #[test]
     fn handoffs_are_all_other_devices_and_spread_first(shape in shapes(), partition in 0..128u32) {
         let mut builder = build(7, 2.0, 0.1, &shape);
         builder.set_weight(0, 0.0).unwrap();
@@ -310,6 +338,11 @@ fn mistakes_are_refused_with_what_to_do() {
     assert!(matches!(builder.set_replicas(f64::NAN), Err(RingError::Replicas(_))));
     assert!(matches!(builder.set_overload(-1.0), Err(RingError::Overload(_))));
     assert!(matches!(RingBuilder::new(25, 1.0, 0, 0), Err(RingError::PartPower(25))));
+    assert!(matches!(builder.increase_part_power(25), Err(RingError::PartPower(25))));
+    assert!(matches!(builder.increase_part_power(3), Err(RingError::Shrinks { now: 4, wanted: 3 })));
+    let epoch = builder.epoch();
+    builder.increase_part_power(4).unwrap();
+    assert_eq!(builder.epoch(), epoch, "nothing has changed");
     let again = NewDevice::new(7, 7, "n1-1-1", "d0");
     assert!(matches!(builder.add_device(again), Err(RingError::DuplicateDevice { id: 0, .. })));
     assert!(matches!(builder.add_device(NewDevice::new(1, 1, "a/b", "d")), Err(RingError::Name { .. })));

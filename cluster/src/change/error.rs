@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rings::MAX_PARTITIONS_EACH;
 use crate::map::MapError;
 
 /// Why a change is refused.
@@ -154,6 +155,19 @@ pub enum ChangeError {
     /// The map cannot be used.
     #[error("{0}")]
     Map(String),
+    /// Devices would hold more partitions than helps anybody.
+    #[error(
+        "with 2^{power} partitions a device would hold {each} of the {ring} ring, at most {MAX_PARTITIONS_EACH} are \
+         possible and about 100 are enough: choose a smaller number"
+    )]
+    TooManyPartitions {
+        /// Of which ring.
+        ring: String,
+        /// The power that was asked for.
+        power: u8,
+        /// Partitions of a device in the mean.
+        each: u64,
+    },
 }
 
 impl From<MapError> for ChangeError {

@@ -8,6 +8,9 @@ use crate::{ClusterMap, Member, Policy, RingFile};
 
 /// A rebalance moves one replica of a partition; a member with several devices may hold more.
 const ROUNDS: usize = 8;
+/// Partitions of a ring that a device may hold in the mean when their number is raised: a hundred times what
+/// evens devices out, and as many as comparing replicas has been measured with.
+pub(super) const MAX_PARTITIONS_EACH: f64 = 16_384.0;
 
 /// Refuses what leaves a ring fewer devices than it has replicas now, or a code fewer machines than fragments.
 pub(super) fn keep_replicas(map: &ClusterMap) -> Result<(), ChangeError> {
@@ -116,6 +119,31 @@ pub(super) fn settle_rings(map: &mut ClusterMap, now: u64) -> Result<usize, Chan
         moved += more;
     }
     Ok(moved)
+}
+
+/// Gives rings that have fewer 2^power partitions, each where it was; whether any ring changes.
+pub(super) fn increase_part_power(map: &mut ClusterMap, power: u8) -> Result<bool, ChangeError> {
+    let mut changes = false;
+    let mut increased = |name: &str, file: &RingFile| {
+        let mut ring = file.builder().map_err(|error| refuses(name, &error))?;
+        if ring.part_power() >= power {
+            return Ok(file.clone());
+        }
+        let devices = ring.devices().filter(|(device, leaves)| device.weight > 0.0 && !leaves).count();
+        let each = ring.replicas() * f64::from(power).exp2() / devices.max(1) as f64;
+        if each > MAX_PARTITIONS_EACH {
+            return Err(ChangeError::TooManyPartitions { ring: name.to_owned(), power, each: each as u64 });
+        }
+        ring.increase_part_power(power).map_err(|error| refuses(name, &error))?;
+        changes = true;
+        Ok(RingFile::of(&ring))
+    };
+    map.accounts = increased("account", &map.accounts)?;
+    map.containers = increased("container", &map.containers)?;
+    for policy in &mut map.policies {
+        policy.ring = increased(&policy.name, &policy.ring)?;
+    }
+    Ok(changes)
 }
 
 /// Replicas of a ring.

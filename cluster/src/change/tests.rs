@@ -261,3 +261,32 @@ fn policies_are_renamed_deprecated_and_made_the_default_as_swift_has_it() {
     assert!(matches!(apply(&map, &policy("silver", "", 2), NOW), Err(ChangeError::PolicyTaken { .. })));
     assert!(matches!(apply(&map, &policy("x", "", 0), NOW), Err(ChangeError::Replicas { .. })));
 }
+
+#[test]
+fn more_partitions_are_where_they_were_and_asking_twice_changes_nothing() {
+    let map = testing::map(3, 0, 2, 4);
+    let grow = |power| Change::IncreasePartPower { power };
+    let next = make(&map, &grow(6));
+    for ((_, old, _), (name, new, _)) in map.rings().zip(next.rings()) {
+        let (old, new) = (old.ring().unwrap(), new.ring().unwrap());
+        assert!(new.epoch() > old.epoch() && new.partitions() == 64, "{name}");
+        for partition in new.all_partitions() {
+            let whole = old.partition_of(*partition.places().start());
+            assert!(new.primaries(partition).eq(old.primaries(whole)), "{name}: {partition:?}");
+        }
+    }
+    assert_eq!(apply(&next, &grow(6), NOW), Ok(None));
+    assert_eq!(apply(&next, &grow(5), NOW), Ok(None), "it never shrinks");
+    let next = make(&next, &Change::SetWeight { node: "n1".into(), device: "d1".into(), weight: 1_000 });
+    assert!(next.rings().all(|(_, file, _)| file.ring().unwrap().partitions() == 64));
+}
+
+#[test]
+fn more_partitions_than_help_are_refused_with_how_many_would() {
+    let map = testing::map(3, 0, 2, 4);
+    let error = apply(&map, &Change::IncreasePartPower { power: 16 }, NOW).unwrap_err();
+    assert!(matches!(&error, ChangeError::TooManyPartitions { each: 32_768, power: 16, .. }), "{error}");
+    assert!(error.to_string().contains("at most 16384"), "{error}");
+    assert!(apply(&map, &Change::IncreasePartPower { power: 255 }, NOW).is_err());
+    make(&map, &Change::IncreasePartPower { power: 15 });
+}

@@ -315,6 +315,8 @@ async fn nothing_more_is_moved_while_replicas_are_being_filled() {
     assert!(matches!(ask(more).await, Response::Refused(Refusal::Filling(_))));
     let moved = Change::Present { name: "n2".into(), address: address(8), devices: testing::devices(1) };
     assert!(matches!(ask(moved).await, Response::Done(_)), "a new address moves nothing");
+    let grown = Change::IncreasePartPower { power: 9 };
+    assert!(matches!(ask(grown).await, Response::Done(_)), "nor do more partitions");
     cluster.lacks.write().clear();
     // Who has not taken up the newest map does not know what it lacks by it.
     cluster.lags.write().insert("n2".into());

@@ -13,6 +13,8 @@ use crate::output::say;
 const CREATE: &str = "Example: kodiak ring create object.ring --part-power 14 --replicas 3";
 const ADD: &str =
     "Example: kodiak ring add object.ring --region 1 --zone 2 --node storage7 --device nvme0 --weight 3800";
+const INCREASE: &str = "Example: kodiak ring increase-part-power object.ring 15
+For a store of one machine, while it is down; `kodiak cluster increase-part-power` is for running clusters.";
 const REBALANCE: &str = "Example: kodiak ring rebalance object.ring
 A partition of which a replica moved rests for min-part-hours: run it again later until nothing moves.";
 const IMPORT: &str = "Example: kodiak ring import /etc/swift/object.ring.gz object.ring
@@ -36,6 +38,9 @@ pub enum RingCommand {
     /// Change the replica count, overload or min-part-hours.
     #[command(after_help = "Example: kodiak ring set object.ring --replicas 3 --overload 10")]
     Set(Set),
+    /// Give the ring more partitions: each becomes two or more on the devices it was on, and nothing moves.
+    #[command(after_help = INCREASE)]
+    IncreasePartPower(IncreasePartPower),
     /// Assign partitions, moving as few as possible.
     #[command(after_help = REBALANCE)]
     Rebalance(Rebalance),
@@ -60,7 +65,7 @@ pub enum RingCommand {
 pub struct Create {
     /// The ring file to make.
     file: PathBuf,
-    /// Bits: the ring gets 2^N partitions, about 100 for each device there will ever be.
+    /// Bits: the ring gets 2^N partitions, about 100 for each device; they can become more later.
     #[arg(long, default_value_t = 14)]
     part_power: u8,
     /// Replicas of each partition; a fraction is possible.
@@ -75,6 +80,18 @@ pub struct Create {
     /// Seed of the assignment: the same seed and changes give the same ring.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// See [`RingCommand::IncreasePartPower`].
+#[derive(Args, Debug)]
+pub struct IncreasePartPower {
+    /// The ring file.
+    file: PathBuf,
+    /// Bits: the ring gets 2^N partitions, about 100 for each device.
+    part_power: u8,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -217,6 +234,7 @@ pub fn run(command: RingCommand) -> Result<()> {
             change(&args.file, args.json, |ring| Ok(ring.set_weight(args.id, args.weight)?))
         }
         RingCommand::Set(args) => set(&args),
+        RingCommand::IncreasePartPower(args) => increase_part_power(&args),
         RingCommand::Rebalance(args) => rebalance(&args),
         RingCommand::Show(args) => show(&args),
         RingCommand::Validate(args) => validate(&args),
@@ -247,6 +265,22 @@ fn change(file: &Path, json: bool, apply: impl FnOnce(&mut RingBuilder) -> Resul
     apply(&mut builder)?;
     builder.save(file)?;
     changed(json, file, &builder);
+    Ok(())
+}
+
+fn increase_part_power(args: &IncreasePartPower) -> Result<()> {
+    let mut builder = load(&args.file)?;
+    builder.increase_part_power(args.part_power)?;
+    builder.save(&args.file)?;
+    let value = json!({ "file": args.file, "epoch": builder.epoch(), "partitions": builder.partitions() });
+    print(args.json, &value, || {
+        format!(
+            "{} is at epoch {}, with {} partitions where they were; rebalances spread them",
+            args.file.display(),
+            builder.epoch(),
+            builder.partitions()
+        )
+    });
     Ok(())
 }
 

@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     /// Three machines, all up.
-    fn of_three() -> Result<(Cluster, [Store; 3])> {
+    pub fn of_three() -> Result<(Cluster, [Store; 3])> {
         let (cluster, first) = Cluster::begin()?;
         let second = cluster.join("n2", 2, &cluster.token(60)?).and_then(|()| cluster.up("n2"))?;
         let third = cluster.join("n3", 3, &cluster.token(60)?).and_then(|()| cluster.up("n3"))?;

@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod damage;
 mod full_disk;
+mod growth;
 mod index_power;
 mod linearizable;
 mod manifest;

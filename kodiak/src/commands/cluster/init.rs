@@ -30,8 +30,8 @@ pub struct Init {
     /// Copies of everything. With fewer devices there are as many copies as devices, until more join.
     #[arg(long, default_value_t = 3)]
     replicas: u16,
-    /// Bits: each ring gets 2^N partitions, about 100 for each device there will ever be.
-    #[arg(long, default_value_t = 12)]
+    /// Bits: each ring gets 2^N partitions, about 100 for each device; they can become more later.
+    #[arg(long, default_value_t = data::PART_POWER)]
     part_power: u8,
     /// Hours that a partition rests after a replica moved.
     #[arg(long, default_value_t = 0)]

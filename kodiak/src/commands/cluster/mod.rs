@@ -5,6 +5,7 @@ mod init;
 mod jobs;
 mod join;
 mod policy;
+mod power;
 mod rebalance;
 mod status;
 mod token;
@@ -38,6 +39,9 @@ pub enum ClusterCommand {
     /// The storage policies: what there are, new ones, and changes of them.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Give the rings more partitions, when there are many more devices: nothing moves by that.
+    #[command(after_help = power::EXAMPLES)]
+    IncreasePartPower(power::IncreasePartPower),
     /// Even the devices out: moves at most one replica of each partition a time.
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Rebalance),
@@ -56,6 +60,7 @@ pub fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Token(arguments) => token::run(arguments),
         ClusterCommand::Join(arguments) => join::run(arguments),
         ClusterCommand::Policy(command) => policy::run(command),
+        ClusterCommand::IncreasePartPower(arguments) => power::run(arguments),
         ClusterCommand::Rebalance(arguments) => rebalance::run(arguments),
         ClusterCommand::Dispersion(arguments) => dispersion::run(arguments),
         ClusterCommand::Status(arguments) => status::run(arguments),
