@@ -159,7 +159,7 @@ fn run_reaper(seed: u64, mutation: Mutation) -> Result<(), String> {
 }
 
 #[test]
-fn a_deleted_account_leaves_nothing_and_takes_nothing_of_one_that_lives() {
+fn a_reaper_takes_nothing_of_an_account_that_lives() {
     for seed in seeds(0..500) {
         if let Err(wrong) = run_reaper(seed, Mutation::default()) {
             panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
