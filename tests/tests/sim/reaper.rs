@@ -153,7 +153,8 @@ pub async fn run(world: Arc<World>) -> Result<(), String> {
     sleep(Duration::from_secs(10)).await;
     let store = world.proxy();
     let kept = story.before.lock().clone().into_iter().filter(|path| path.account() == "other");
-    for path in kept.chain(story.after.lock().clone()) {
+    let after = story.after.lock().clone();
+    for path in kept.chain(after) {
         store.head(&path, POLICY).await.map_err(|error| format!("{path} is lost: {error}"))?;
         let shown = names(&store, path.account()).await?;
         let sure = path.account() == "other" || story.made.lock().contains(path.container());
