@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, Page, PolicyIndex, Stats};
+use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, NodeError, Page, PolicyIndex, Stats};
 
 use super::{Store, StoreError, quorum};
 use kodiak_storage_api::Replica;
@@ -79,7 +79,14 @@ impl Store {
                 let query = next.clone();
                 async move { replica.node.list_rows(replica.device, key, query).await }
             };
-            let answers = quorum::read(replicas, ask).await?;
+            let answers = match quorum::read(replicas, ask).await {
+                Err(NodeError::Unavailable(why)) => {
+                    let available = self.available_container(replicas, key).await;
+                    available.ok_or(StoreError::Unavailable(why))?;
+                    quorum::read_any(replicas, ask).await?
+                }
+                known => known?,
+            };
             let pages = answers.into_iter().map(|(_, page)| page).collect();
             let (merged, more) = merge(pages, next.reverse);
             let last = merged.last().map(|entry| entry.name().to_owned());

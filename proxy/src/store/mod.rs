@@ -3,6 +3,9 @@
 //! A write is an [`Upload`] (bytes in, nothing visible) and then [`Store::commit`]. A read is
 //! [`Store::open`] and then [`OpenObject::read`]. Accounts and containers are directories.
 
+mod accounts;
+mod affinity;
+mod blocks;
 mod buffers;
 mod commit;
 mod directories;
@@ -16,6 +19,7 @@ mod locks;
 mod md5;
 mod open;
 mod quorum;
+mod reaper;
 mod records;
 mod register;
 mod upload;
@@ -26,18 +30,22 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, PolicyIndex, Timestamp};
 
+pub use accounts::{PARTS, UPLOADS};
+pub use affinity::{ReadAffinity, WriteAffinity};
 pub use error::StoreError;
 pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
+pub use reaper::ReaperSettings;
 pub use upload::{Staged, Upload};
 pub use versions::{
     DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
     VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
 };
 
+use accounts::Living;
 use buffers::Buffers;
 use locks::KeyLocks;
 use md5::Hashers;
@@ -105,6 +113,10 @@ pub struct Store {
     /// Their threads begin with the first upload that needs them.
     hashers: OnceLock<Hashers>,
     readers: Arc<Readers>,
+    living: Living,
+    reaper: ArcSwap<ReaperSettings>,
+    reaper_pace: reaper::Pace,
+    write_affinity: ArcSwap<WriteAffinity>,
     weakness: Weakness,
 }
 
@@ -171,6 +183,10 @@ impl Store {
             buffers: Buffers::new(),
             hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),
+            living: Living::default(),
+            reaper: ArcSwap::default(),
+            reaper_pace: reaper::Pace::default(),
+            write_affinity: ArcSwap::default(),
             weakness,
         }))
     }
@@ -184,6 +200,11 @@ impl Store {
     /// The map that is in force.
     pub fn current_map(&self) -> Arc<Map> {
         self.map.load_full()
+    }
+
+    /// Whether the policy's mode is `available`.
+    pub fn is_available(&self, policy: PolicyIndex) -> bool {
+        self.map().mode(policy).is_ok_and(|mode| mode == kodiak_storage_api::Mode::Available)
     }
 
     /// The storage policies.
