@@ -123,6 +123,7 @@ pub fn settings(
             swift: Default::default(),
             s3: Default::default(),
             token_life: 86_400,
+            listing_rows: 0,
         },
         metrics: MetricsSettings { listen: Some(addresses.1) },
         storage: NodeSettings { devices, ..Default::default() },

@@ -71,6 +71,9 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
             tokio::spawn(metrics::serve(listener, recorder, opened.clone(), jobs.clone()));
         }
         let own: Arc<dyn StorageNode> = opened.clone();
+        if settings.proxy.listing_rows > 0 {
+            store.set_split_rows(settings.proxy.listing_rows);
+        }
         let rate = settings.storage.repair.queue_rate;
         store.run_workers(&own, &opened.local_devices(), (&jobs, rate), &stopped);
         if member.is_some() {

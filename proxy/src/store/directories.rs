@@ -8,6 +8,7 @@ use kodiak_storage_api::{
     PolicyIndex, Row, RowDurability, Timestamp,
 };
 
+use super::shards::without_bounds;
 use super::{Store, StoreError, Versioning, Weakness, quorum};
 use kodiak_storage_api::Replica;
 
@@ -95,6 +96,16 @@ impl Store {
 
     /// A container's record and totals.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
+        let info = self.own_directory(account, container).await?;
+        self.with_shards(info).await
+    }
+
+    /// A container's record, and the totals of its own directory alone.
+    pub(super) async fn own_directory(
+        &self,
+        account: &str,
+        container: &str,
+    ) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
         let info = self.directory(&self.map().container_replicas(key), key).await?;
         info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)
@@ -130,26 +141,38 @@ impl Store {
     pub(super) async fn remove_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let path = format!("{account}/{container}");
         let key = self.map().container(&path);
-        let _lock = self.locks.lock(key.hash).await;
-        self.delete_empty(key, &path).await?;
-        let (shown, ()) = tokio::join!(
-            self.show_container(account, container),
-            self.outlast_leases(self.map().container_replicas(key).len())
-        );
+        let mut lock = self.locks.lock(key.hash).await;
+        match self.delete_empty(key, &path, DirectoryChange::Delete).await {
+            Err(NodeError::Moved) => {
+                // Its listing is split: the shards have locks too.
+                drop(lock);
+                self.delete_split(&path).await?;
+                lock = self.locks.lock(key.hash).await;
+            }
+            done => done?,
+        }
+        let replicas = self.map().container_replicas(key).len();
+        let (shown, ()) =
+            tokio::join!(self.show_container(account, container), self.outlast_leases(replicas));
+        drop(lock);
         shown
     }
 
     /// Deletes a directory that has no rows. Each replica looks for itself: an acknowledged row is at a
     /// majority, so one of any majority refuses. What a minority has deleted is made again.
-    async fn delete_empty(&self, key: DirectoryKey, path: &str) -> Result<(), StoreError> {
+    pub(super) async fn delete_empty(
+        &self,
+        key: DirectoryKey,
+        path: &str,
+        change: DirectoryChange,
+    ) -> Result<(), NodeError> {
         let replicas = self.map().container_replicas(key);
         let info = self.directory(&replicas, key).await?;
-        let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
+        let info = info.filter(|info| info.directory.exists()).ok_or(NodeError::NoDirectory)?;
         self.clock.observe(info.directory.created);
         let timestamp = self.clock.now();
         let write = |_, replica: Replica| {
-            let change = DirectoryChange::Delete;
-            let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change };
+            let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change: change.clone() };
             async move { replica.node.write_directory(replica.device, write).await }
         };
         let needed = quorum::majority(replicas.len());
@@ -157,25 +180,30 @@ impl Store {
         if done.len() >= needed {
             return Ok(());
         }
-        let harmless = |error: &NodeError| matches!(error, NodeError::NotEmpty | NodeError::NoDirectory);
+        let harmless = |error: &NodeError| {
+            matches!(error, NodeError::NotEmpty | NodeError::NoDirectory | NodeError::Moved)
+        };
         let undone = self.weakness != Weakness::MinorityDeletes;
         if undone && (!done.is_empty() || !errors.iter().all(harmless)) {
-            let Directory { policy, headers, .. } = info.directory;
-            let headers = headers.into_iter().map(|(name, header)| (name, header.value)).collect();
-            let again = DirectoryChange::Create { policy, headers };
+            let headers = without_bounds(&info);
+            let again = DirectoryChange::Create { policy: info.directory.policy, headers };
             if let Err(error) = self.change(replicas, key, path, again).await {
                 tracing::warn!(container = path, %error, "a refused deletion is not undone everywhere");
             }
         }
-        Err(super::error::worst(errors).into())
+        Err(super::error::worst(errors))
     }
 
     /// Gives the account a container's totals.
     pub(super) async fn report_totals(&self, info: &DirectoryInfo) -> Result<(), StoreError> {
         let Some((account, container)) = info.directory.name.split_once('/') else { return Ok(()) };
-        let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
-        match self.show_container(account, container).await {
+        let shown = {
+            let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
+            self.show_container(account, container).await
+        };
+        match shown {
             Err(StoreError::NoAccount) => Ok(()),
+            Ok(()) => self.tell_container_of(account).await,
             other => other,
         }
     }
@@ -183,7 +211,7 @@ impl Store {
     /// Makes the account show a container as it is, or that it is gone. Others may do the same for what they
     /// have seen: each writes a row newer than the one that is there, and then looks whether it is still
     /// true. Whoever writes last makes it so.
-    async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
+    pub(super) async fn show_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
         let state = async || self.undisputed(&self.map().container_replicas(key), key).await;
         let Some(mut info) = state().await? else { return Ok(()) };
@@ -251,7 +279,7 @@ impl Store {
 
     /// Changes a record, at a majority, by a time that is newer than that of what it replaces: proxies' clocks
     /// differ, and a change with an older time would be taken without having an effect.
-    async fn change(
+    pub(super) async fn change(
         &self,
         replicas: Vec<Replica>,
         key: DirectoryKey,
@@ -284,7 +312,7 @@ impl Store {
 
     /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,
     /// rows decide: it exists if a replica that has not deleted it has some.
-    async fn directory(
+    pub(super) async fn directory(
         &self,
         replicas: &[Replica],
         key: DirectoryKey,
@@ -298,7 +326,7 @@ impl Store {
     }
 
     /// As [`Store::directory`], where a dispute is no answer: what is written down must be true.
-    async fn undisputed(
+    pub(super) async fn undisputed(
         &self,
         replicas: &[Replica],
         key: DirectoryKey,
@@ -311,7 +339,10 @@ impl Store {
                 return Err(StoreError::Unavailable("of those who know of a deletion too few answer".into()));
             }
         }
-        Ok(merge(infos.into_iter()))
+        match merge(infos.into_iter()) {
+            Some(info) => self.with_shards(info).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn ask_directory(

@@ -53,6 +53,9 @@ impl Store {
         (jobs, rate): (&Jobs, u64),
         stop: &watch::Receiver<bool>,
     ) {
+        if self.splits_listings() {
+            tokio::spawn(self.clone().keep_listings(stop.clone()));
+        }
         for device in devices {
             for (kind, job) in [
                 (WorkKind::Totals, JobKind::Totals),
@@ -159,7 +162,10 @@ impl Store {
     /// Whether the item is done.
     async fn perform(self: &Arc<Self>, work: Work) -> Result<bool, StoreError> {
         match work {
-            Work::Totals { info } => self.report_totals(&info).await.map(|()| true),
+            Work::Totals { info } => {
+                self.look_at_size(&info);
+                self.report_totals(&info).await.map(|()| true)
+            }
             Work::Expire { path, timestamp } => {
                 let policy = match self.container(path.account(), path.container()).await {
                     Ok(info) => info.directory.policy,

@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kodiak_storage_api::memory::MemoryNode;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery, NodeError,
-    ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion, Timestamp, WorkId,
-    WorkItem, WorkKind,
+    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ListQuery,
+    NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
+    Timestamp, WorkId, WorkItem, WorkKind,
 };
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -156,6 +156,10 @@ impl StorageNode for Link {
         query: ListQuery,
     ) -> Result<Page, NodeError> {
         send!(self, list_rows(device, key, query))
+    }
+
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        send!(self, forget(device, items))
     }
 
     async fn next_work(

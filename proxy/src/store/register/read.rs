@@ -60,7 +60,8 @@ impl Register<'_> {
             if round.unopposed() {
                 return Err(round.error().into());
             }
-            if round.outrun(ballot) {
+            // The newer one may be at a replica that is never among those that answer first.
+            if round.outrun(ballot) && attempt < PATIENCE {
                 continue;
             }
             self.pause(attempt).await;
@@ -139,6 +140,15 @@ impl Register<'_> {
             }
         }
         Err(super::rounds::unanswered(errors))
+    }
+
+    /// Makes the listing show the newest version, if there is any.
+    pub(in crate::store) async fn show(&self) -> Result<(), StoreError> {
+        let Some(newest) = self.read(false).await? else { return Ok(()) };
+        match self.rows(&Proposal::of(&newest), &vec![false; self.containers.len()]).await {
+            Ok(()) | Err(NodeError::NoDirectory) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// As [`Register::finish`], where the container may have gone: the version is read all the same.
