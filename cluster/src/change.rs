@@ -6,7 +6,7 @@ use kodiak_storage_api::Protection;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use crate::{ClusterMap, KeyDigest, MemberDevice, TokenHash};
+use crate::{ClusterMap, KeyDigest, MemberDevice, Mode, TokenHash};
 
 mod error;
 mod members;
@@ -107,6 +107,8 @@ pub struct NewPolicy {
     pub part_power: Option<u8>,
     /// Containers that name no policy get this one from now on.
     pub default: bool,
+    /// What happens when a majority is gone.
+    pub mode: Mode,
 }
 
 /// What may change of a storage policy.

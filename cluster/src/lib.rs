@@ -31,8 +31,9 @@ pub use certificates::{Authority, CertificateError, NodeCertificate, NodeKey};
 pub use change::{Admission, Change, ChangeError, NewPolicy, PolicyUpdate};
 pub use home::{Founding, Home, HomeError};
 pub use id::{BootId, ClusterId, Digest, DiskId, Epoch, Fingerprint, KeyDigest, TokenHash};
+pub use kodiak_storage_api::Mode;
 pub use map::{
-    ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Mode, Policy, Removed,
+    ClusterMap, MAX_MEMBERS, MAX_NAME, MapError, Member, MemberDevice, MemberState, Policy, Removed,
     RingFile, Token,
 };
 pub use membership::Membership;

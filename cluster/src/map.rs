@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use kodiak_ring::{Ring, RingBuilder, RingError};
-use kodiak_storage_api::Protection;
+use kodiak_storage_api::{Mode, Protection};
 use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, Digest, DiskId, Epoch, KeyDigest, TokenHash};
@@ -140,15 +140,6 @@ pub struct Policy {
     pub deprecated: bool,
     /// Every partition still is where it was first: what a device lacks of it was never elsewhere.
     pub unmoved: bool,
-}
-
-/// What a policy does when a majority is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Mode {
-    /// Refuses writes.
-    Strict,
-    /// Counts handoffs.
-    Available,
 }
 
 /// A token with which one machine may join.

@@ -59,6 +59,7 @@ pub fn create(data: &Path, shape: &Shape) -> Result<bool> {
         container_ring: Some("rings/container.ring".into()),
         object_rings: vec!["rings/object-0.ring".into()],
         protection: Vec::new(),
+        mode: Vec::new(),
         folder: None,
         listen: None,
     };
@@ -122,6 +123,9 @@ pub fn settings(
             server: Default::default(),
             swift: Default::default(),
             s3: Default::default(),
+            read_affinity: Default::default(),
+            write_affinity: Default::default(),
+            reaper: Default::default(),
             token_life: 86_400,
             listing_rows: 0,
         },

@@ -15,7 +15,7 @@ use kodiak_cluster::{
     Change, ClusterMap, Credentials, Epoch, Home, MemberDevice, Membership, NodeCertificate, NodeKey,
     Refusal, TlsPeers,
 };
-use kodiak_proxy::store::{Nodes, Placement, Store};
+use kodiak_proxy::store::{Nodes, Placement, ReadAffinity, Store};
 use kodiak_ring::{PlacementKey, PolicyIndex};
 use kodiak_storage_api::jobs::{JobStatus, Jobs};
 use kodiak_storage_api::{Clock, Holding, Policy};
@@ -42,6 +42,7 @@ pub struct Machine {
     devices: Vec<MemberDevice>,
     cluster: ClusterSettings,
     settings: String,
+    affinity: ReadAffinity,
     listen: SocketAddr,
 }
 
@@ -60,7 +61,8 @@ impl Machine {
         let devices =
             devices.map(|((slot, disk), weight)| MemberDevice { name: slot.device, disk, weight }).collect();
         let shared = Shared::of(settings)?;
-        Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, listen }))
+        let affinity = settings.proxy.read_affinity.clone();
+        Ok(Some(Machine { home, opened, devices, cluster, settings: shared.text()?, affinity, listen }))
     }
 
     /// The number of this machine's clock.
@@ -80,7 +82,7 @@ impl Machine {
         clock: Arc<Clock>,
         key: PlacementKey,
     ) -> Result<Enlisted> {
-        let Machine { home, opened, devices, cluster, settings, listen } = self;
+        let Machine { home, opened, devices, cluster, settings, affinity, listen } = self;
         let Opened { authority, credentials, key: own, stored } = opened;
         let map = stored.register().map().clone();
         let known = map.member(&cluster.node).map(|member| member.address);
@@ -100,7 +102,7 @@ impl Machine {
             report: Box::new(report),
         });
         let (party, view) = remote::party(&membership, clock);
-        let remotes = Remotes::new(party.clone(), node.clone(), client);
+        let remotes = Remotes::new(party.clone(), node.clone(), client, affinity);
         let server = (credentials.server()?, ServerSettings::default());
         let server = Server::new(node.clone(), party, &server.0, Some(view), server.1);
         let present = Change::Present { name: cluster.node, address, devices };
@@ -372,6 +374,7 @@ pub fn placement(map: &ClusterMap, key: PlacementKey) -> Result<Placement, kodia
             unmoved: policy.unmoved,
             ring: policy.ring.ring()?,
             protection: policy.protection,
+            mode: policy.mode,
         })
     };
     Ok(Placement {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kodiak_cluster::{Caller, Member, Membership, call};
-use kodiak_proxy::store::Nodes;
+use kodiak_proxy::store::{Nodes, ReadAffinity};
 use kodiak_storage_api::remote::{ClusterView, Gate, Gated, PROTOCOL, Party, RemoteNode, Settings, Versions};
 use kodiak_storage_api::{Clock, StorageNode};
 use kodiak_storage_node::{Body, Extension};
@@ -50,14 +50,20 @@ pub struct Remotes {
     party: Arc<Party>,
     local: Arc<dyn StorageNode>,
     config: Arc<ClientConfig>,
+    affinity: ReadAffinity,
     /// By clock, which no two members ever share.
     known: Mutex<HashMap<u32, Arc<RemoteNode>>>,
 }
 
 impl Remotes {
     /// `local` is this machine's own node.
-    pub fn new(party: Arc<Party>, local: Arc<dyn StorageNode>, config: Arc<ClientConfig>) -> Remotes {
-        Remotes { party, local, config, known: Mutex::default() }
+    pub fn new(
+        party: Arc<Party>,
+        local: Arc<dyn StorageNode>,
+        config: Arc<ClientConfig>,
+        affinity: ReadAffinity,
+    ) -> Remotes {
+        Remotes { party, local, config, affinity, known: Mutex::default() }
     }
 
     /// Which map's rings this machine goes by.
@@ -71,6 +77,8 @@ impl Remotes {
         known.retain(|clock, _| members.iter().any(|member| member.clock == *clock));
         let mut nodes: Nodes = HashMap::new();
         nodes.insert(self.party.name().to_owned(), Gated::new(self.party.clone(), self.local.clone(), epoch));
+        let place = |member: &Member| (member.region, member.zone);
+        let here = members.iter().find(|member| member.name == self.party.name()).map(place);
         // Who was never up has no address, and nothing in the rings.
         let up = |member: &&Member| member.name != self.party.name() && member.address.port() != 0;
         for member in members.iter().filter(up) {
@@ -80,6 +88,7 @@ impl Remotes {
             };
             let node = known.entry(member.clock).or_insert_with(make);
             node.moved(&address);
+            node.set_distance(here.map_or(0, |here| self.affinity.distance(here, place(member))));
             nodes.insert(member.name.clone(), node.placed_by(epoch));
         }
         nodes

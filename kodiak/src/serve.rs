@@ -71,6 +71,8 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
             tokio::spawn(metrics::serve(listener, recorder, opened.clone(), jobs.clone()));
         }
         let own: Arc<dyn StorageNode> = opened.clone();
+        store.set_write_affinity(settings.proxy.write_affinity.clone());
+        store.set_reaper(settings.proxy.reaper.clone());
         if settings.proxy.listing_rows > 0 {
             store.set_split_rows(settings.proxy.listing_rows);
         }
@@ -196,7 +198,8 @@ pub fn placement(settings: &Settings) -> Result<Placement> {
         objects: (cluster.object_rings.iter().zip(&settings.proxy.swift.policies).enumerate())
             .map(|(index, (path, name))| {
                 let protection = cluster.protection.get(index).copied().unwrap_or_default();
-                let policy = Policy { name: name.clone(), ..Policy::new(ring(path)?, protection) };
+                let mode = cluster.mode.get(index).copied().unwrap_or_default();
+                let policy = Policy { name: name.clone(), mode, ..Policy::new(ring(path)?, protection) };
                 policy.check().with_context(|| format!("the ring {}", path.display()))?;
                 Ok(policy)
             })

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use kodiak_auth::FixedUser;
 use kodiak_proxy::s3::S3Settings;
 use kodiak_proxy::server::ServerSettings;
+use kodiak_proxy::store::{ReadAffinity, ReaperSettings, WriteAffinity};
 use kodiak_proxy::swift::SwiftSettings;
-use kodiak_storage_api::{Protection, check_policy_name};
+use kodiak_storage_api::{Mode, Protection, check_policy_name};
 use kodiak_storage_node::NodeSettings;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,10 @@ pub struct ClusterSettings {
     /// or `{ erasure = "4+2" }` with a ring of six replicas.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protection: Vec<Protection>,
+    /// What each storage policy does when a majority of an object's devices does not answer, in the same order:
+    /// `"strict"`, which is the default, refuses; `"available"` lets others stand in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mode: Vec<Mode>,
     /// Folder with the map and the certificates of a member; `kodiak cluster init` and `join` make it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
@@ -75,6 +80,17 @@ pub struct ProxySettings {
     /// S3.
     #[serde(default)]
     pub s3: S3Settings,
+    /// Which regions and zones are asked first, `"r1z1=100, r1=200"`, the lower the sooner. Default: this
+    /// machine's zone, its region, all others.
+    #[serde(default)]
+    pub read_affinity: ReadAffinity,
+    /// Regions and zones, `"r1"` or `"r1z2"`, to which blocks of objects above 256 KiB go at first; the repair
+    /// brings them home. Default: none, they go home at once.
+    #[serde(default)]
+    pub write_affinity: WriteAffinity,
+    /// What is done with deleted accounts.
+    #[serde(default)]
+    pub reaper: ReaperSettings,
     /// Seconds that a log-in is good for.
     #[serde(default = "token_life")]
     pub token_life: u64,
@@ -139,6 +155,8 @@ impl Settings {
             protections <= rings,
             "cluster.protection has {protections} entries, but there are {rings} object rings"
         );
+        let modes = self.cluster.mode.len();
+        ensure!(modes <= rings, "cluster.mode has {modes} entries, but there are {rings} object rings");
         let rows = self.proxy.listing_rows;
         ensure!(
             rows == 0 || rows >= MIN_LISTING_ROWS,

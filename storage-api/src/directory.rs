@@ -33,10 +33,21 @@ pub struct Directory {
     pub headers: BTreeMap<String, HeaderValue>,
 }
 
+/// Header of an account that was deleted and that still has containers (Swift's status `DELETED`). When it
+/// was set is when the account was deleted; it is never unset.
+pub const DELETED: &str = "x-account-sysmeta-deleted";
+
 impl Directory {
     /// Whether it exists now.
     pub fn exists(&self) -> bool {
         self.created > self.deleted
+    }
+
+    /// When the account was deleted, until everything in it is gone too.
+    pub fn doomed(&self) -> Option<Timestamp> {
+        let mark = self.headers.get(DELETED)?.timestamp;
+        // One that is older than the creation was of a life before.
+        (self.exists() && mark > self.created).then_some(mark)
     }
 
     /// The union of two states of one directory, whatever their order.

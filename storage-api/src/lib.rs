@@ -26,8 +26,8 @@ mod version;
 mod votes;
 
 pub use directory::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page, Row,
-    Stats,
+    DELETED, Directory, DirectoryChange, DirectoryInfo, DirectoryWrite, Entry, HeaderValue, ListQuery, Page,
+    Row, Stats,
 };
 pub use erasure::{Codec, ErasureCode, ErasureCodeError, MAX_FRAGMENTS};
 pub use error::NodeError;
@@ -36,7 +36,9 @@ pub use node::{
     BlockWrite, DeviceIndex, Health, ObjectWrite, RowDurability, RowTarget, StorageNode, StoredVersion, Work,
     WorkId, WorkItem, WorkKind,
 };
-pub use placement::{Map, Nodes, Placement, PlacementError, Policy, Protection, Replica};
+pub use placement::{
+    Map, Mode, Nodes, Placement, PlacementError, Policy, Protection, Replica, STAND_INS, Seat,
+};
 pub use policies::{Policies, PolicyLabel, check_policy_name};
 pub use record::{Extent, Layout, ObjectRecord, Version};
 pub use repair::{

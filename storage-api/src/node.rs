@@ -94,6 +94,8 @@ pub enum WorkKind {
     Free,
     /// Containers whose totals their account does not have yet.
     Totals,
+    /// Accounts that were deleted with containers in them.
+    Reap,
 }
 
 /// Identity of a queued item on its device: opaque.
@@ -133,6 +135,13 @@ pub enum Work {
         /// The container and its totals now.
         info: DirectoryInfo,
     },
+    /// Delete everything in this account.
+    Reap {
+        /// The account.
+        account: String,
+        /// When it was deleted.
+        since: Timestamp,
+    },
 }
 
 /// How soon a node can be expected to answer.
@@ -144,6 +153,8 @@ pub enum Health {
     Remote {
         /// About 19 of 20 answers come within it.
         late: Duration,
+        /// How far away it is: the nearer ones are asked first.
+        distance: u32,
     },
     /// It has not answered for a while: calls fail at once.
     Down,

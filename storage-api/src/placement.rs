@@ -1,6 +1,6 @@
 //! From names to the replicas that hold them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_ring::{Partition, Partitions, Place, PlacementKey, PolicyIndex, Ring};
@@ -39,12 +39,33 @@ pub struct Policy {
     pub ring: Ring,
     /// How its blocks are kept.
     pub protection: Protection,
+    /// What happens when a majority does not answer.
+    pub mode: Mode,
+}
+
+/// What a storage policy does when a majority of an object's devices does not answer. What each promises is
+/// said in `docs/consistency.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Neither reads nor writes: an object is a linearizable register.
+    #[default]
+    Strict,
+    /// Other devices stand in, and the newest write wins once all are back.
+    Available,
 }
 
 impl Policy {
     /// A policy of that ring, called `Policy-0`.
     pub fn new(ring: Ring, protection: Protection) -> Policy {
-        Policy { name: "Policy-0".into(), deprecated: false, unmoved: false, ring, protection }
+        Policy {
+            name: "Policy-0".into(),
+            deprecated: false,
+            unmoved: false,
+            ring,
+            protection,
+            mode: Mode::Strict,
+        }
     }
 
     /// On how many devices of a partition its records are: the first ones.
@@ -58,6 +79,7 @@ impl Policy {
     /// Whether each fragment of a block has a replica of the ring.
     pub fn check(&self) -> Result<(), PlacementError> {
         match self.protection {
+            Protection::Erasure(_) if self.mode == Mode::Available => Err(PlacementError::AvailableErasure),
             Protection::Erasure(code) if self.ring.replicas() != code.fragments() => {
                 Err(PlacementError::Fragments { code, replicas: self.ring.replicas() })
             }
@@ -80,6 +102,9 @@ pub enum Protection {
 /// Copies of a record under a policy with an erasure code, on the first devices of its partition.
 const RECORD_REPLICAS: usize = 3;
 
+/// Devices of a region that stand in for those of a partition at most, for each replica.
+pub const STAND_INS: usize = 2;
+
 /// The storage nodes by their names in the rings.
 pub type Nodes = HashMap<String, Arc<dyn StorageNode>>;
 
@@ -94,6 +119,9 @@ pub enum PlacementError {
         /// Device of the ring.
         device: String,
     },
+    /// Fragments have no stand-ins that readers would find.
+    #[error("a policy with an erasure code cannot be `available`: make it `strict`, or replicate it")]
+    AvailableErasure,
     /// A fragment needs a device.
     #[error("the erasure code {code} needs a ring of {} replicas, but its ring has {replicas}", .code.fragments())]
     Fragments {
@@ -125,11 +153,25 @@ impl Replica {
     }
 }
 
+/// A device that has a partition, or may stand in for one that has.
+#[derive(Clone)]
+pub struct Seat {
+    /// The device.
+    pub replica: Replica,
+    /// Its region.
+    pub region: u32,
+    /// Its zone within the region.
+    pub zone: u32,
+    /// Whether the ring gives it the partition.
+    pub primary: bool,
+}
+
 /// A ring whose devices have been found.
 struct PlacedRing {
     ring: Ring,
     /// By the ring's device ids.
     devices: Vec<Option<Replica>>,
+    regions: usize,
 }
 
 impl PlacedRing {
@@ -146,11 +188,22 @@ impl PlacedRing {
             }
             devices[id] = Some(Replica { node: node.clone(), device: index });
         }
-        Ok(PlacedRing { ring, devices })
+        let regions: HashSet<u32> = ring.devices().map(|device| device.region).collect();
+        Ok(PlacedRing { ring, devices, regions: regions.len() })
     }
 
     fn replicas_of(&self, place: Place) -> Vec<Replica> {
         self.replicas(self.ring.partition_of(place))
+    }
+
+    /// The devices that hold a partition, and then those that stand in for them, in their order.
+    fn seats(&self, partition: Partition) -> impl Iterator<Item = Seat> {
+        let primaries = self.ring.primaries(partition).map(|device| (device, true));
+        let handoffs = self.ring.handoffs(partition).map(|device| (device, false));
+        primaries.chain(handoffs).filter_map(|(device, primary)| {
+            let replica = self.devices.get(device.id as usize).cloned().flatten()?;
+            Some(Seat { replica, region: device.region, zone: device.zone, primary })
+        })
     }
 
     fn replicas(&self, partition: Partition) -> Vec<Replica> {
@@ -172,6 +225,7 @@ pub struct Map {
 struct PlacedPolicy {
     placed: PlacedRing,
     codec: Option<Arc<Codec>>,
+    mode: Mode,
 }
 
 impl PlacedPolicy {
@@ -181,7 +235,7 @@ impl PlacedPolicy {
             Protection::Replicated => None,
             Protection::Erasure(code) => Some(Arc::new(Codec::new(code))),
         };
-        Ok(PlacedPolicy { placed: PlacedRing::new(policy.ring, nodes)?, codec })
+        Ok(PlacedPolicy { mode: policy.mode, placed: PlacedRing::new(policy.ring, nodes)?, codec })
     }
 }
 
@@ -291,12 +345,42 @@ impl Map {
         Ok(found.filter_map(|device| placed.devices.get(device.id as usize).cloned().flatten()).collect())
     }
 
+    /// The devices on which anything of a place may be: those that hold it, and of those that stand in for
+    /// them the first of each region, [`STAND_INS`] for each replica. Writers look for no others, so readers need
+    /// not.
+    pub fn near_seats(&self, tree: Tree, place: Place) -> Result<Vec<Seat>, NodeError> {
+        let placed = self.ring_of(tree)?;
+        let partition = placed.ring.partition_of(place);
+        let most = STAND_INS * self.replicas(tree, partition)?.len();
+        let (mut seats, mut full) = (Vec::new(), 0);
+        let mut taken: HashMap<u32, usize> = HashMap::new();
+        for seat in placed.seats(partition) {
+            let count = taken.entry(seat.region).or_default();
+            if !seat.primary {
+                *count += 1;
+                full += usize::from(*count == most);
+            }
+            if seat.primary || *count <= most {
+                seats.push(seat);
+            }
+            if full == placed.regions {
+                break;
+            }
+        }
+        Ok(seats)
+    }
+
     fn ring_of(&self, tree: Tree) -> Result<&PlacedRing, NodeError> {
         Ok(match tree {
             Tree::Accounts => &self.accounts,
             Tree::Containers => &self.containers,
             Tree::Objects(policy) | Tree::Blocks(policy) => &self.policy(policy)?.placed,
         })
+    }
+
+    /// What the policy does when a majority does not answer.
+    pub fn mode(&self, policy: PolicyIndex) -> Result<Mode, NodeError> {
+        Ok(self.policy(policy)?.mode)
     }
 
     /// What cuts the policy's blocks, if anything does.

@@ -100,6 +100,14 @@ pub fn row_key(directory: &[u8; DIRECTORY_KEY], name: &str) -> Vec<u8> {
     key
 }
 
+/// Key of an account in the queue of those that are to be emptied.
+fn doomed_key(key: &DirectoryKey, since: Timestamp) -> [u8; 8 + DIRECTORY_KEY] {
+    let mut bytes = [0; 8 + DIRECTORY_KEY];
+    bytes[..8].copy_from_slice(&since.seconds().to_be_bytes());
+    bytes[8..].copy_from_slice(&directory_key(key));
+    bytes
+}
+
 const SHARDS: usize = 64;
 /// Heads a shard keeps; beyond, it starts afresh (they are re-read from the index).
 const HEADS_PER_SHARD: usize = 1024;
@@ -223,8 +231,15 @@ impl Directories {
         let place = directory_place(directory.name.contains('/'), key);
         if let Some(old) = self.stored(key)? {
             batch.sums.remove(place, Digest::of_directory(&key.hash, &old.directory));
+            if let Some(since) = old.directory.doomed() {
+                batch.delete_cf(self.index.family(Family::Doomed), doomed_key(key, since));
+            }
         }
         batch.sums.add(place, Digest::of_directory(&key.hash, &directory));
+        if let Some(since) = directory.doomed() {
+            let value = encode(&(&directory.name, since));
+            batch.put_cf(self.index.family(Family::Doomed), doomed_key(key, since), value);
+        }
         let stored = StoredDirectory { directory, location };
         batch.put_cf(self.index.family(Family::Directories), bytes, encode(&stored));
         self.index.write(batch)?;
@@ -353,6 +368,9 @@ impl Directories {
         }
         for family in [Family::Directories, Family::Totals, Family::Changed] {
             batch.delete_cf(self.index.family(family), bytes);
+        }
+        if let Some(since) = stored.directory.doomed() {
+            batch.delete_cf(self.index.family(Family::Doomed), doomed_key(key, since));
         }
         shard.remove(key);
         self.index.write(batch)

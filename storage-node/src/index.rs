@@ -15,6 +15,7 @@
 //! | `expiring` | second, object's key | objects that end |
 //! | `freed` | timestamp, object's key | extents to delete |
 //! | `changed` | hash | containers whose account does not have their totals |
+//! | `doomed` | second, hash | accounts that were deleted and are not empty |
 //! | `volumes` | number | dead bytes ([`VolumeUse`]) |
 //! | `digests` | tree, power, partition, bucket | sum of the digests in it ([`crate::digests`]) |
 //! | `quarantine` | tree, item's key | why an item is not answered ([`crate::quarantine`]) |
@@ -58,6 +59,8 @@ pub enum Family {
     Freed,
     /// Containers whose totals have changed.
     Changed,
+    /// Deleted accounts that are not empty.
+    Doomed,
     /// Use of the volumes.
     Volumes,
     /// Sums of digests.
@@ -67,7 +70,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 12] = [
+    const ALL: [Family; 13] = [
         Family::Objects,
         Family::Blocks,
         Family::Directories,
@@ -77,6 +80,7 @@ impl Family {
         Family::Expiring,
         Family::Freed,
         Family::Changed,
+        Family::Doomed,
         Family::Volumes,
         Family::Digests,
         Family::Quarantine,
@@ -93,6 +97,7 @@ impl Family {
             Family::Expiring => "expiring",
             Family::Freed => "freed",
             Family::Changed => "changed",
+            Family::Doomed => "doomed",
             Family::Volumes => "volumes",
             Family::Digests => "digests",
             Family::Quarantine => "quarantine",

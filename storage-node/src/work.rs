@@ -13,6 +13,7 @@ pub fn next(shared: &Shared, kind: WorkKind, now: u64, limit: usize) -> Result<V
         WorkKind::Expire => expiring(shared, now, limit),
         WorkKind::Free => freed(shared, limit),
         WorkKind::Totals => changed(shared, limit),
+        WorkKind::Reap => doomed(shared, now, limit),
     }
 }
 
@@ -22,6 +23,15 @@ fn expiring(shared: &Shared, now: u64, limit: usize) -> Result<Vec<WorkItem>, No
     collect(shared, Family::Expiring, options, limit, |value| {
         let (path, timestamp): (ObjectPath, Timestamp) = decode(value)?;
         Ok(Work::Expire { path, timestamp })
+    })
+}
+
+fn doomed(shared: &Shared, now: u64, limit: usize) -> Result<Vec<WorkItem>, NodeError> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound((now + 1).to_be_bytes());
+    collect(shared, Family::Doomed, options, limit, |value| {
+        let (account, since): (String, Timestamp) = decode(value)?;
+        Ok(Work::Reap { account, since })
     })
 }
 
@@ -76,6 +86,8 @@ pub fn finish(shared: &Shared, kind: WorkKind, ids: &[WorkId]) -> Result<(), Nod
                 .for_each(|key| shared.directories.delivered(key));
             return Ok(());
         }
+        // It is in the queue as long as its record says so.
+        WorkKind::Reap => return Ok(()),
     };
     let mut batch = WriteBatch::default();
     ids.iter().for_each(|id| batch.delete_cf(index.family(family), &id.0));

@@ -57,6 +57,12 @@ impl Client {
         Ok(Client { http, url, token, s3: endpoints.s3.clone() })
     }
 
+    /// The same user at another account.
+    pub fn at_account(&self, account: &str) -> Client {
+        let base = self.url.rsplit_once('/').map_or("", |(base, _)| base);
+        Client { url: format!("{base}/{account}"), ..self.clone() }
+    }
+
     /// The token of this log-in.
     pub fn token(&self) -> &str {
         &self.token

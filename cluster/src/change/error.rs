@@ -8,6 +8,9 @@ use crate::map::MapError;
 /// Why a change is refused.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum ChangeError {
+    /// Fragments have no stand-ins that readers would find.
+    #[error("a policy with an erasure code cannot be available: leave --mode out, or give it --replicas")]
+    AvailableErasure,
     /// Nobody has that name.
     #[error("{name:?} is no member; `kodiak cluster status` lists them")]
     NoMember {

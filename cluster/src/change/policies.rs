@@ -20,6 +20,9 @@ pub(super) fn add(map: &mut ClusterMap, new: &NewPolicy, now: u64) -> Result<(),
     if map.policies.len() >= MAX_POLICIES {
         return Err(ChangeError::TooMany { what: "policies".into(), max: MAX_POLICIES });
     }
+    if new.mode == Mode::Available && new.protection != Protection::Replicated {
+        return Err(ChangeError::AvailableErasure);
+    }
     let replicas = match new.protection {
         Protection::Replicated if (1..=MAX_REPLICAS).contains(&new.replicas) => new.replicas,
         Protection::Replicated => return Err(ChangeError::Replicas { max: MAX_REPLICAS }),
@@ -37,7 +40,7 @@ pub(super) fn add(map: &mut ClusterMap, new: &NewPolicy, now: u64) -> Result<(),
         name: new.name.clone(),
         protection: new.protection,
         replicas,
-        mode: Mode::Strict,
+        mode: new.mode,
         ring: RingFile::of(&ring),
         deprecated: false,
         unmoved: true,

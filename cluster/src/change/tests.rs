@@ -157,7 +157,14 @@ fn policy(name: &str, protection: &str, replicas: u16) -> Change {
         "" => Protection::Replicated,
         code => Protection::Erasure(code.parse().unwrap()),
     };
-    Change::AddPolicy(NewPolicy { name: name.into(), protection, replicas, part_power: None, default: false })
+    Change::AddPolicy(NewPolicy {
+        name: name.into(),
+        protection,
+        replicas,
+        part_power: None,
+        default: false,
+        mode: Mode::Strict,
+    })
 }
 
 fn set(name: &str, update: PolicyUpdate) -> Change {

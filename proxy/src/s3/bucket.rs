@@ -37,6 +37,9 @@ impl S3Front {
         let prefix = call.query("prefix").unwrap_or("");
         let marker = token.map(decode_token).transpose()?;
         let query = ListQuery { limit, marker, prefix: prefix.to_owned(), ..ListQuery::default() };
+        if self.store.account_is_deleted(call.account()).await? {
+            return Err(S3Error::account_problem());
+        }
         let page = self.store.list_containers(call.account(), query).await?;
         let next = page.entries.last().filter(|_| page.truncated).map(|last| encode_token(last.name()));
         let mut xml = Xml::root("ListAllMyBucketsResult");

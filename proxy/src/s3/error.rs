@@ -36,6 +36,7 @@ macro_rules! errors {
 }
 
 errors! {
+    account_problem FORBIDDEN "AccountProblem" "The account was deleted.";
     access_denied FORBIDDEN "AccessDenied" "Access Denied.";
     bad_digest BAD_REQUEST "BadDigest" "The Content-MD5 or checksum that was given does not fit the content.";
     bucket_exists CONFLICT "BucketAlreadyOwnedByYou" "The bucket exists and is yours.";
@@ -163,6 +164,7 @@ impl OrDefault for Result<Response<ResponseBody>, http::Error> {
 impl From<StoreError> for S3Error {
     fn from(error: StoreError) -> S3Error {
         match error {
+            StoreError::AccountDeleted => S3Error::account_problem(),
             StoreError::NoAccount | StoreError::NoContainer => S3Error::no_such_bucket(),
             StoreError::NoObject => S3Error::no_such_key(),
             StoreError::NotEmpty => S3Error::bucket_not_empty(),

@@ -1,8 +1,8 @@
 //! Multipart uploads but for their completion.
 //!
 //! An upload and its parts are objects of accounts that no client can name (they begin with NUL): the
-//! upload `key NUL id` in the container of its bucket's name of [`UPLOADS`], its parts `id NUL number` in
-//! that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
+//! upload `key NUL id` in the container of its bucket's name of the account [`UPLOADS`], its parts
+//! `id NUL number` in that of [`PARTS`]. A part's bytes are always blocks, so that completing takes them over as they are.
 
 use std::sync::Arc;
 
@@ -24,12 +24,8 @@ use super::metadata::{self, CHECKSUM_TYPE, checksum};
 use super::versions;
 use super::xml::Xml;
 use crate::http::{Ranges, RequestBody, RequestedRanges, empty, http_date};
-use crate::store::{Mode, NewObject, Precondition, StoreError};
+use crate::store::{Mode, NewObject, PARTS, Precondition, StoreError, UPLOADS};
 
-/// Prefix of the account that holds a user account's uploads.
-const UPLOADS: &str = "\0uploads\0";
-/// Prefix of the account that holds their parts.
-const PARTS: &str = "\0parts\0";
 /// Stored with an upload: the algorithm of its checksums.
 pub(super) const ALGORITHM: &str = "x-object-sysmeta-s3-upload-algorithm";
 /// What Swift says of bodies that are empty.

@@ -3,17 +3,23 @@
 //! A container's record and its row in the account are both on stable storage at a majority when its
 //! creation answers; the row comes second, so that a listed container always exists.
 
+use std::time::Duration;
+
 use kodiak_storage_api::{
-    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, NodeError,
-    PolicyIndex, Row, RowDurability, Timestamp,
+    Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, Mode,
+    NodeError, PolicyIndex, Row, RowDurability, Timestamp,
 };
 
+use super::accounts::{Life, owner_of};
 use super::shards::without_bounds;
 use super::{Store, StoreError, Versioning, Weakness, quorum};
 use kodiak_storage_api::Replica;
 
 /// Times a container's row is written again because the container has changed meanwhile.
 const SHOW_ATTEMPTS: usize = 4;
+/// Times a replica is looked at again that has rows, and how long after.
+const EMPTY_LOOKS: usize = 5;
+const EMPTY_PAUSE: Duration = Duration::from_millis(50);
 /// Times a record is changed again because another change has a newer time.
 const CHANGE_ATTEMPTS: usize = 8;
 
@@ -24,24 +30,20 @@ impl Store {
         account: &str,
         headers: Vec<(String, String)>,
     ) -> Result<bool, StoreError> {
+        self.refuse_deleted(account).await?;
         let key = self.map().account(account);
         let change = DirectoryChange::Create { policy: PolicyIndex(0), headers };
         let (_, created) = self.change(self.map().account_replicas(key), key, account, change).await?;
-        Ok(created)
+        self.note_life(account);
+        Ok(created.everywhere)
     }
 
     /// The account's record and totals.
     pub async fn account(&self, account: &str) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().account(account);
         let info = self.directory(&self.map().account_replicas(key), key).await?;
-        info.filter(|info| info.directory.exists()).ok_or(StoreError::NoAccount)
-    }
-
-    /// Whether there was such an account once, and it is deleted.
-    pub async fn account_is_deleted(&self, account: &str) -> Result<bool, StoreError> {
-        let key = self.map().account(account);
-        let info = self.directory(&self.map().account_replicas(key), key).await?;
-        Ok(info.is_some_and(|info| !info.directory.exists()))
+        let lives = |info: &DirectoryInfo| info.directory.exists() && info.directory.doomed().is_none();
+        info.filter(lives).ok_or(StoreError::NoAccount)
     }
 
     /// Sets headers of an account; an empty value removes.
@@ -54,14 +56,6 @@ impl Store {
         let change = DirectoryChange::Update { headers };
         let changed = self.change(self.map().account_replicas(key), key, account, change).await;
         changed.map(drop).map_err(as_account)
-    }
-
-    /// Deletes an account that has no containers ([`StoreError::NotEmpty`] otherwise).
-    pub async fn delete_account(&self, account: &str) -> Result<(), StoreError> {
-        self.account(account).await?;
-        let key = self.map().account(account);
-        let deleted = self.change(self.map().account_replicas(key), key, account, DirectoryChange::Delete);
-        deleted.await.map(drop).map_err(as_account)
     }
 
     /// Creates a container, and its account if there is none, or sets headers of it; whether it is new.
@@ -83,18 +77,27 @@ impl Store {
         let replicas = self.map().container_replicas(key);
         let several = replicas.len();
         let (info, created) = self.change(replicas, key, &path, change).await?;
-        if created {
-            self.show_container(account, container).await?;
+        if created.somewhere {
+            let shown = self.show_container(account, container).await;
+            let own = account.starts_with('\0');
+            let gone = shown == Err(StoreError::NoAccount)
+                || own && self.life(owner_of(account)).await? != Life::Lives;
+            if gone {
+                // The account was deleted meanwhile: whoever empties it may have looked already.
+                self.delete_empty(key, &path, DirectoryChange::Delete).await?;
+                return Err(StoreError::AccountDeleted);
+            }
+            shown?;
         }
         // Of what was never there nobody has a record.
-        let new = created && info.directory.deleted == Timestamp::ZERO;
-        if !new && (created || !unchanged) {
+        let new = created.everywhere && info.directory.deleted == Timestamp::ZERO;
+        if !new && (created.somewhere || !unchanged) {
             self.outlast_leases(several).await;
         }
-        Ok((info, created))
+        Ok((info, created.everywhere))
     }
 
-    /// A container's record and totals.
+    /// A container's record and totals, if its account lives.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
         let info = self.own_directory(account, container).await?;
         self.with_shards(info).await
@@ -107,8 +110,15 @@ impl Store {
         container: &str,
     ) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
-        let info = self.directory(&self.map().container_replicas(key), key).await?;
-        info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)
+        let replicas = self.map().container_replicas(key);
+        let info = match self.directory(&replicas, key).await {
+            Err(NodeError::Unavailable(why)) => {
+                Some(self.available_container(&replicas, key).await.ok_or(StoreError::Unavailable(why))?)
+            }
+            known => known?,
+        };
+        let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
+        if self.lives(account).await { Ok(info) } else { Err(StoreError::NoContainer) }
     }
 
     /// Sets headers of a container; an empty value removes.
@@ -170,12 +180,18 @@ impl Store {
         let info = self.directory(&replicas, key).await?;
         let info = info.filter(|info| info.directory.exists()).ok_or(NodeError::NoDirectory)?;
         self.clock.observe(info.directory.created);
-        let timestamp = self.clock.now();
+        let available = self.map().mode(info.directory.policy)? == Mode::Available;
+        // Of a container that is `available` one replica may know rows that no other does: all are asked
+        // first, and what is deleted all the same does not refuse older rows once it is made again.
+        if available {
+            self.require_empty(&replicas, key).await?;
+        }
+        let timestamp = if available { info.directory.created } else { self.clock.now() };
         let write = |_, replica: Replica| {
             let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change: change.clone() };
             async move { replica.node.write_directory(replica.device, write).await }
         };
-        let needed = quorum::majority(replicas.len());
+        let needed = if available { replicas.len() } else { quorum::majority(replicas.len()) };
         let (done, errors) = quorum::write_all(replicas.clone(), write).await;
         if done.len() >= needed {
             return Ok(());
@@ -192,6 +208,23 @@ impl Store {
             }
         }
         Err(super::error::worst(errors))
+    }
+
+    /// An error unless every replica answers that it has no row. One may be about to get the last tombstone.
+    async fn require_empty(&self, replicas: &[Replica], key: DirectoryKey) -> Result<(), NodeError> {
+        for replica in replicas {
+            let mut looks = 0;
+            while let Some(info) = replica.node.read_directory(replica.device, key).await?
+                && info.stats.rows > 0
+            {
+                looks += 1;
+                if looks > EMPTY_LOOKS {
+                    return Err(NodeError::NotEmpty);
+                }
+                tokio::time::sleep(EMPTY_PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the account a container's totals.
@@ -285,8 +318,8 @@ impl Store {
         key: DirectoryKey,
         name: &str,
         change: DirectoryChange,
-    ) -> Result<(DirectoryInfo, bool), StoreError> {
-        let mut created = false;
+    ) -> Result<(DirectoryInfo, Created), StoreError> {
+        let mut created = Created { somewhere: false, everywhere: false };
         for _ in 0..CHANGE_ATTEMPTS {
             let timestamp = self.clock.now();
             let write = |_, replica: Replica| {
@@ -294,7 +327,8 @@ impl Store {
                 async move { replica.node.write_directory(replica.device, write).await }
             };
             let answers = quorum::write(replicas.clone(), write).await?;
-            created |= answers.iter().all(|(_, created)| *created);
+            created.somewhere |= answers.iter().any(|(_, created)| *created);
+            created.everywhere |= answers.iter().all(|(_, created)| *created);
             let merged = merge(answers.into_iter().map(|(info, _)| info));
             let info = merged.ok_or_else(|| StoreError::Unavailable("no replica answered".into()))?;
             let newest = info.directory.newest();
@@ -345,6 +379,19 @@ impl Store {
         }
     }
 
+    /// What anybody knows of a container whose policy is `available`, where too few replicas answer.
+    pub(super) async fn available_container(
+        &self,
+        replicas: &[Replica],
+        key: DirectoryKey,
+    ) -> Option<DirectoryInfo> {
+        let ask = |_, replica: Replica| async move { replica.node.read_directory(replica.device, key).await };
+        let answers = quorum::read_any(replicas, ask).await.ok()?;
+        let info = merge(answers.into_iter().filter_map(|(_, info)| info))?;
+        let mode = self.map().mode(info.directory.policy).ok()?;
+        (mode == Mode::Available).then_some(info)
+    }
+
     async fn ask_directory(
         &self,
         replicas: &[Replica],
@@ -376,6 +423,13 @@ impl Store {
     }
 }
 
+/// Which of the replicas that answered did not have a directory before.
+#[derive(Clone, Copy)]
+pub(super) struct Created {
+    somewhere: bool,
+    everywhere: bool,
+}
+
 /// What replicas say of a directory that some have deleted and others have not.
 #[derive(PartialEq, Eq, Debug)]
 enum Deletion {
@@ -392,7 +446,7 @@ fn deletion(infos: &[&DirectoryInfo], unknown: usize, replicas: usize) -> Deleti
     let Some(created) = infos.iter().filter(exists).map(|info| info.directory.created).max() else {
         return Deletion::None;
     };
-    let later = infos.iter().filter(|info| info.directory.deleted > created).count();
+    let later = infos.iter().filter(|info| info.directory.deleted >= created).count();
     let majority = quorum::majority(replicas);
     if later == 0 || later >= majority {
         Deletion::None
@@ -405,7 +459,7 @@ fn deletion(infos: &[&DirectoryInfo], unknown: usize, replicas: usize) -> Deleti
 
 /// What several replicas know together: the newest of each field, and the totals of the fullest.
 fn merge(infos: impl Iterator<Item = DirectoryInfo>) -> Option<DirectoryInfo> {
-    infos.reduce(|mut a, b| {
+    let merged = infos.reduce(|mut a, b| {
         if b.directory.created > a.directory.created {
             a.directory.policy = b.directory.policy;
         }
@@ -422,6 +476,11 @@ fn merge(infos: impl Iterator<Item = DirectoryInfo>) -> Option<DirectoryInfo> {
             a.stats = b.stats;
         }
         a
+    });
+    merged.map(|mut info| {
+        // Those that a replica has which does not know of a deletion yet.
+        info.directory.drop_old_headers();
+        info
     })
 }
 

@@ -8,6 +8,9 @@ pub enum StoreError {
     /// The account does not exist.
     #[error("no such account")]
     NoAccount,
+    /// The account was deleted a short time ago.
+    #[error("the account was deleted")]
+    AccountDeleted,
     /// The container does not exist.
     #[error("no such container")]
     NoContainer,

@@ -16,7 +16,8 @@
 //!   [`GRACE`], by the clock of the device's node, has been committed or never will be. The difference of
 //!   12 hours is what that clock may jump ahead, and what a process may stand still between that check and
 //!   its write.
-//! - *In doubt nothing is deleted:* too few replicas answer, an owner of an unknown kind, a change meanwhile.
+//! - *In doubt nothing is deleted:* too few replicas answer (in a policy that is `available`, any device that
+//!   may have the record; such containers keep no versions), an owner of an unknown kind, a change meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -291,14 +292,14 @@ impl Store {
         let object = object_of(&object);
         let mut named = HashSet::new();
         if record != object {
-            add(&mut named, self.newest(&record, policy, false).await?.as_ref());
+            add(&mut named, self.newest_of_all(&record, policy).await?.as_ref());
         }
-        let first = self.newest(&object, policy, false).await?;
+        let first = self.newest_of_all(&object, policy).await?;
         add(&mut named, first.as_ref());
         if !self.add_versions(&object, policy, &mut named).await? {
             return Ok(None);
         }
-        let last = self.newest(&object, policy, false).await?;
+        let last = self.newest_of_all(&object, policy).await?;
         let write = |stored: Option<StoredVersion>| stored.map(|stored| stored.stamp.origin);
         Ok((write(first) == write(last)).then_some(named))
     }

@@ -17,8 +17,8 @@ pub(super) const PIECE_SLACK: Duration = Duration::from_millis(50);
 pub(super) type Answers<T> = (Vec<(usize, T)>, Vec<NodeError>);
 
 /// Asks `needed` replicas, and another for each that fails and each time that no answer comes for as long as is
-/// usual and `slack`, until so many have answered. Those in this process are asked first and those that are down
-/// last. Nothing is timed while only replicas in this process are asked.
+/// usual and `slack`, until so many have answered. Those in this process are asked first, then the nearer ones,
+/// and those that are down last. Nothing is timed while only replicas in this process are asked.
 pub(super) async fn ask<T, F, A>(health: &[Health], needed: usize, slack: Duration, mut ask: F) -> Answers<T>
 where
     F: FnMut(usize) -> A,
@@ -58,18 +58,18 @@ where
     (answers, errors)
 }
 
-fn rank(health: Health) -> u8 {
+fn rank(health: Health) -> (u8, u32) {
     match health {
-        Health::Local => 0,
-        Health::Remote { .. } => 1,
-        Health::Down => 2,
+        Health::Local => (0, 0),
+        Health::Remote { distance, .. } => (1, distance),
+        Health::Down => (2, 0),
     }
 }
 
 /// When an answer is late, if it is ever.
 pub(super) fn late(health: Health) -> Option<Duration> {
     match health {
-        Health::Remote { late } => Some(late),
+        Health::Remote { late, .. } => Some(late),
         Health::Local | Health::Down => None,
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     use parking_lot::Mutex;
     use tokio::time::{Instant, sleep};
 
-    const FAR: Health = Health::Remote { late: Duration::from_millis(10) };
+    const FAR: Health = Health::Remote { late: Duration::from_millis(10), distance: 3 };
 
     /// Asks replicas that answer after so many milliseconds, or fail at once where none is given. Answers who was
     /// asked when, and who had answered when all was over.
@@ -126,6 +126,14 @@ mod tests {
         let health = [Health::Down, FAR, Health::Local, FAR];
         let (log, answers, _) = asked(&health, 2, &[None, None, Some(1), None]).await;
         assert_eq!((log, answers), (vec![(0, 2), (0, 1), (0, 3), (0, 0)], vec![2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_nearer_come_before_the_farther() {
+        let near = |distance| Health::Remote { late: Duration::from_millis(10), distance };
+        let health = [FAR, near(2), near(1), Health::Down];
+        let (log, answers, _) = asked(&health, 2, &[Some(1), Some(1), None, None]).await;
+        assert_eq!((log, answers), (vec![(0, 2), (0, 1), (0, 0)], vec![1, 0]));
     }
 
     #[tokio::test(start_paused = true)]

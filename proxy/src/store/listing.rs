@@ -138,7 +138,15 @@ impl Store {
                     let query = ListQuery { bounds: *bounds, ..next.clone() };
                     async move { replica.node.list_rows(replica.device, *key, query).await }
                 };
-                pages.extend(quorum::read(replicas, ask).await?.into_iter().map(|(_, page)| page));
+                let answers = match quorum::read(replicas, ask).await {
+                    Err(NodeError::Unavailable(why)) => {
+                        let available = self.available_container(replicas, *key).await;
+                        available.ok_or(NodeError::Unavailable(why))?;
+                        quorum::read_any(replicas, ask).await?
+                    }
+                    known => known?,
+                };
+                pages.extend(answers.into_iter().map(|(_, page)| page));
             }
             let (merged, more) = merge(pages, next.reverse);
             let ended = merged.is_empty();

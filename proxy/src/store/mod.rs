@@ -3,6 +3,9 @@
 //! A write is an [`Upload`] (bytes in, nothing visible) and then [`Store::commit`]. A read is
 //! [`Store::open`] and then [`OpenObject::read`]. Accounts and containers are directories.
 
+mod accounts;
+mod affinity;
+mod blocks;
 mod buffers;
 mod commit;
 mod directories;
@@ -16,6 +19,7 @@ mod locks;
 mod md5;
 mod open;
 mod quorum;
+mod reaper;
 mod records;
 mod register;
 mod shards;
@@ -27,12 +31,15 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::BoxStream;
-use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, Timestamp};
+use kodiak_storage_api::{Clock, Map, ObjectRecord, Policies, PolicyIndex, Timestamp};
 
+pub use accounts::{PARTS, UPLOADS};
+pub use affinity::{ReadAffinity, WriteAffinity};
 pub use error::StoreError;
 pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
+pub use reaper::ReaperSettings;
 pub use shards::Whose;
 pub use upload::{Staged, Upload};
 pub use versions::{
@@ -40,6 +47,7 @@ pub use versions::{
     VersionPage, VersionQuery, VersionRow, Versioning, Written, is_delete_marker, is_null, is_null_row,
 };
 
+use accounts::Living;
 use buffers::Buffers;
 use locks::KeyLocks;
 use md5::Hashers;
@@ -109,6 +117,10 @@ pub struct Store {
     hashers: OnceLock<Hashers>,
     readers: Arc<Readers>,
     shards: Shards,
+    living: Living,
+    reaper: ArcSwap<ReaperSettings>,
+    reaper_pace: reaper::Pace,
+    write_affinity: ArcSwap<WriteAffinity>,
     weakness: Weakness,
 }
 
@@ -180,6 +192,10 @@ impl Store {
             hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),
             shards: Shards::new(),
+            living: Living::default(),
+            reaper: ArcSwap::default(),
+            reaper_pace: reaper::Pace::default(),
+            write_affinity: ArcSwap::default(),
             weakness,
         }))
     }
@@ -193,6 +209,11 @@ impl Store {
     /// The map that is in force.
     pub fn current_map(&self) -> Arc<Map> {
         self.map.load_full()
+    }
+
+    /// Whether the policy's mode is `available`.
+    pub fn is_available(&self, policy: PolicyIndex) -> bool {
+        self.map().mode(policy).is_ok_and(|mode| mode == kodiak_storage_api::Mode::Available)
     }
 
     /// The storage policies.

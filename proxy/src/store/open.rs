@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kodiak_storage_api::{
-    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Health, Layout, NodeError, ObjectPath, ObjectRecord,
-    PolicyIndex, StoredVersion, Timestamp, Version, VersionId,
+    BLOCK_SIZE, CHECKSUM_CHUNK, DataId, Extent, Layout, Mode, ObjectPath, ObjectRecord, PolicyIndex,
+    StoredVersion, Timestamp, Version, VersionId,
 };
 use parking_lot::Mutex;
 
 use super::register::Register;
-use super::{ByteStream, Store, StoreError, hedge};
+use super::{ByteStream, Store, StoreError};
 use crate::http::Payload;
 
 /// Bytes of one read of a block: large enough that the disk streams, small enough to begin at once.
@@ -154,32 +154,27 @@ impl Store {
         Register::of(self, path, policy)?.read(data).await
     }
 
+    /// The newest version of all that there may be: for whoever deletes what it does not name. In a policy that
+    /// is `available`, an error unless every device answers that may have one.
+    pub(super) async fn newest_of_all(
+        &self,
+        path: &ObjectPath,
+        policy: PolicyIndex,
+    ) -> Result<Option<StoredVersion>, StoreError> {
+        let register = Register::of(self, path, policy)?;
+        match self.map().mode(policy)? {
+            Mode::Strict => register.read(false).await,
+            Mode::Available => register.read_everywhere().await,
+        }
+    }
+
     /// A verified piece of a block from the first replica that has it intact.
     async fn read_piece(&self, policy: PolicyIndex, piece: Piece) -> Result<Bytes, StoreError> {
         let key = self.map().block(policy, piece.data, piece.block)?;
         if let Some(fragments) = self.fragments(key, piece.block_len)? {
             return fragments.read(piece.range).await;
         }
-        let replicas = self.map().block_replicas(policy, key.place)?;
-        let health: Vec<Health> = replicas.iter().map(|replica| replica.node.health()).collect();
-        let ask = |index: usize| {
-            let (replica, range) = (replicas[index].clone(), piece.range.clone());
-            async move {
-                let read = replica.node.read_block(replica.device, key, range).await;
-                read.inspect_err(|error| match error {
-                    // That a node does not answer is said once, not with each block.
-                    NodeError::Unavailable(_) | NodeError::Overloaded => {
-                        tracing::debug!(?key, %error, "a replica of a block is not available");
-                    }
-                    _ => tracing::warn!(?key, %error, "a replica of a block could not be read"),
-                })
-            }
-        };
-        let (mut answers, errors) = hedge::ask(&health, 1, hedge::PIECE_SLACK, ask).await;
-        if let Some((_, bytes)) = answers.pop() {
-            return Ok(bytes);
-        }
-        Err(super::error::worst(errors).into())
+        self.read_copy(key, piece.range).await
     }
 }
 

@@ -65,6 +65,35 @@ where
     Err(worst(errors))
 }
 
+/// Gives the same write to the first `copies` of some devices, and for each that fails to the next one, until
+/// `needed` of them have it on stable storage; the others go on by themselves.
+pub(super) async fn write_any<A>(
+    needed: usize,
+    copies: usize,
+    targets: Vec<Replica>,
+    mut write: impl FnMut(Replica) -> A,
+) -> Result<(), NodeError>
+where
+    A: Future<Output = Result<(), NodeError>> + Send + 'static,
+{
+    let mut targets = targets.into_iter();
+    let mut tasks: FuturesUnordered<_> =
+        targets.by_ref().take(copies).map(|replica| tokio::spawn(write(replica))).collect();
+    let (mut done, mut errors) = (0, Vec::new());
+    while done < needed {
+        match tasks.next().await {
+            Some(Ok(Ok(()))) => done += 1,
+            Some(failed) => {
+                let broken = |error: tokio::task::JoinError| NodeError::Unavailable(error.to_string());
+                errors.push(failed.map_err(broken).and_then(|answer| answer).err());
+                tasks.extend(targets.next().map(|replica| tokio::spawn(write(replica))));
+            }
+            None => return Err(worst(errors.into_iter().flatten().collect())),
+        }
+    }
+    Ok(())
+}
+
 /// Gives every replica the same write and waits for all of them.
 pub(super) async fn write_all<T, F, A>(replicas: Vec<Replica>, mut write: F) -> (Vec<T>, Vec<NodeError>)
 where
@@ -95,6 +124,24 @@ where
     let (answers, errors) = answers(replicas, ask).await;
     let needed = majority(replicas.len());
     if answers.len() > replicas.len() - needed { Ok(answers) } else { Err(worst(errors)) }
+}
+
+/// The answers of all replicas that answer; an error if there is none.
+pub(super) async fn read_any<T, F, A>(replicas: &[Replica], mut ask: F) -> Result<Vec<(usize, T)>, NodeError>
+where
+    F: FnMut(usize, Replica) -> A,
+    A: Future<Output = Result<T, NodeError>>,
+{
+    let asked = replicas.iter().enumerate().map(|(index, replica)| {
+        let answer = ask(index, replica.clone());
+        async move { answer.await.map(|answer| (index, answer)) }
+    });
+    let (answers, errors): (Vec<_>, Vec<_>) =
+        futures_util::future::join_all(asked).await.into_iter().partition(Result::is_ok);
+    if answers.is_empty() {
+        return Err(worst(errors.into_iter().filter_map(Result::err).collect()));
+    }
+    Ok(answers.into_iter().flatten().collect())
 }
 
 /// As [`read()`], but nothing less than a majority will do: of two replicas both.

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use kodiak_storage_api::{
-    BLOCK_SIZE, BlockKey, BlockWrite, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex, Tree,
-};
+use kodiak_storage_api::{BLOCK_SIZE, BlockKey, DataId, Extent, INLINE_MAX, Layout, ObjectPath, PolicyIndex};
 use rand::RngCore;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -13,7 +11,7 @@ use tokio::time::Instant;
 
 use super::buffers::Buffer;
 use super::md5::{self, Hashers, Md5Chain, Md5Stream};
-use super::{SharedStore, Store, StoreError, garbage, handoff, quorum};
+use super::{SharedStore, Store, StoreError, garbage};
 
 /// Pieces smaller than this are copied together: thousands of tiny ones would cost more than their bytes.
 const SMALL_PIECE: usize = 4096;
@@ -80,50 +78,6 @@ impl Store {
             written: 0,
             md5: Some(Md5Chain::Ready(Md5Stream::new())),
         }
-    }
-
-    /// Writes one block to a majority of its replicas: on stable storage there when this returns.
-    async fn write_block(
-        &self,
-        owner: &ObjectPath,
-        policy: PolicyIndex,
-        id: (DataId, u32),
-        (digest, data): ([u8; 32], Bytes),
-    ) -> Result<(), StoreError> {
-        let key = self.map().block(policy, id.0, id.1)?;
-        if let Some(fragments) = self.fragments(key, data.len())? {
-            return fragments.write(owner, data).await;
-        }
-        let replicas = self.map().block_replicas(policy, key.place)?;
-        let write = |_, replica: kodiak_storage_api::Replica| {
-            let block = BlockWrite { key, owner: owner.clone(), digest, data: vec![data.clone()] };
-            async move { replica.node.write_block(replica.device, block).await }
-        };
-        let place = (Tree::Blocks(policy), key.place);
-        handoff::give(handoff::stand_ins(&self.map(), place, &replicas), |replica| write(0, replica));
-        quorum::write(replicas, write).await?;
-        Ok(())
-    }
-
-    /// Deletes the blocks of extents wherever a replica of them may be.
-    pub(super) async fn delete_extents(
-        &self,
-        policy: PolicyIndex,
-        extents: &[Extent],
-    ) -> Result<(), StoreError> {
-        for extent in extents {
-            for index in 0..extent.blocks() {
-                let key = self.map().block(policy, extent.data, index)?;
-                let fragmented = self.map().codec(policy)?.is_some();
-                for (fragment, replica) in
-                    self.map().block_replicas(policy, key.place)?.into_iter().enumerate()
-                {
-                    let key = if fragmented { key.of_fragment(fragment) } else { key };
-                    replica.node.delete_blocks(replica.device, vec![key]).await?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

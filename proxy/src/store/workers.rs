@@ -1,10 +1,11 @@
-//! What the store does by itself: totals to accounts, expiry, deletion of replaced blocks.
+//! What the store does by itself: totals to accounts, expiry, deletion of replaced blocks and of what was in
+//! deleted accounts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kodiak_storage_api::jobs::{Job, JobKind, Jobs, LocalDevice, Pace, Tally};
-use kodiak_storage_api::{Replica, StorageNode, Work, WorkItem, WorkKind};
+use kodiak_storage_api::{DeviceIndex, Replica, StorageNode, Work, WorkItem, WorkKind};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,6 +15,8 @@ use super::{Precondition, Store, StoreError};
 const TOTALS_EVERY: Duration = Duration::from_millis(100);
 /// How soon an expired object is deleted (it is not answered from the second on at which it ends).
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+/// How often deleted accounts are looked for.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 /// How often replaced blocks are deleted.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 /// Replaced blocks are left for so long: a reader that has just found its record announces itself
@@ -61,6 +64,7 @@ impl Store {
                 (WorkKind::Totals, JobKind::Totals),
                 (WorkKind::Expire, JobKind::Expire),
                 (WorkKind::Free, JobKind::Free),
+                (WorkKind::Reap, JobKind::Reap),
             ] {
                 let worker = Worker {
                     store: self.clone(),
@@ -82,6 +86,7 @@ impl Worker {
             WorkKind::Totals => TOTALS_EVERY,
             WorkKind::Expire => EXPIRE_EVERY,
             WorkKind::Free => FREE_EVERY,
+            WorkKind::Reap => REAP_EVERY,
         };
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,7 +140,7 @@ impl Worker {
         for WorkItem { id, work } in items {
             self.pace.take(1).await;
             let mut tally = Tally::default();
-            match store.perform(work).await {
+            match store.perform(work, replica.device).await {
                 Ok(true) => {
                     done.push(id);
                     tally.changed = 1;
@@ -160,12 +165,17 @@ impl Worker {
 
 impl Store {
     /// Whether the item is done.
-    async fn perform(self: &Arc<Self>, work: Work) -> Result<bool, StoreError> {
+    async fn perform(self: &Arc<Self>, work: Work, device: DeviceIndex) -> Result<bool, StoreError> {
         match work {
             Work::Totals { info } => {
                 self.look_at_size(&info);
-                self.report_totals(&info).await.map(|()| true)
+                self.report_totals(&info).await?;
+                self.reap_stray(&info).await.map(|()| true)
             }
+            Work::Reap { account, since } if self.reaps(&account, device, since) => {
+                self.reap_account(&account).await.map(|()| true)
+            }
+            Work::Reap { .. } => Ok(false),
             Work::Expire { path, timestamp } => {
                 let policy = match self.container(path.account(), path.container()).await {
                     Ok(info) => info.directory.policy,

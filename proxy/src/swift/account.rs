@@ -33,6 +33,7 @@ impl SwiftFront {
             // An account that nothing was written to answers as an empty one, as with Swift's
             // account_autocreate; one that was deleted does not.
             Err(StoreError::NoAccount) if !self.store.account_is_deleted(call.account()).await? => None,
+            Err(StoreError::NoAccount) => return Err(SwiftError::status(StatusCode::GONE)),
             Err(error) => return Err(error.into()),
         };
         let builder = account_headers(info.as_ref(), call.by_owner());
@@ -73,7 +74,12 @@ impl SwiftFront {
     async fn put_account(&self, call: &Call) -> Answer {
         self.require_reseller_admin(call)?;
         let changes = self.account_changes(call)?;
-        let created = self.store.create_account(call.account(), changes).await?;
+        let created = match self.store.create_account(call.account(), changes).await {
+            Err(StoreError::AccountDeleted) => {
+                return Err(SwiftError::new(StatusCode::FORBIDDEN, "Recently deleted"));
+            }
+            created => created?,
+        };
         self.unlimited.forget(call.account());
         done(if created { StatusCode::CREATED } else { StatusCode::ACCEPTED })
     }
@@ -88,6 +94,10 @@ impl SwiftFront {
 
     async fn delete_account(&self, call: &Call) -> Answer {
         self.require_reseller_admin(call)?;
+        // As in Swift: a request that was meant for something else must not delete an account.
+        if !call.query.is_empty() {
+            return Err(SwiftError::status(StatusCode::BAD_REQUEST));
+        }
         self.store.delete_account(call.account()).await?;
         done(StatusCode::NO_CONTENT)
     }

@@ -109,6 +109,7 @@ fn explanation(status: StatusCode) -> &'static str {
         }
         StatusCode::UNAUTHORIZED => "A valid token is needed to access this.",
         StatusCode::FORBIDDEN => "Access was denied to this resource.",
+        StatusCode::GONE => "This resource is no longer available.",
         StatusCode::NOT_FOUND => "The resource could not be found.",
         StatusCode::CONFLICT => "There was a conflict when trying to complete your request.",
         StatusCode::PRECONDITION_FAILED => "A precondition of this request does not hold.",
@@ -123,7 +124,10 @@ fn explanation(status: StatusCode) -> &'static str {
 impl From<StoreError> for SwiftError {
     fn from(error: StoreError) -> SwiftError {
         let status = match &error {
-            StoreError::NoAccount | StoreError::NoContainer | StoreError::NoObject => StatusCode::NOT_FOUND,
+            StoreError::NoAccount
+            | StoreError::AccountDeleted
+            | StoreError::NoContainer
+            | StoreError::NoObject => StatusCode::NOT_FOUND,
             StoreError::NotEmpty | StoreError::Conflict(_) => StatusCode::CONFLICT,
             StoreError::Refused(_) => StatusCode::BAD_REQUEST,
             StoreError::Denied => StatusCode::FORBIDDEN,

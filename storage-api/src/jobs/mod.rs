@@ -39,11 +39,13 @@ pub enum JobKind {
     Totals,
     /// Deletes blocks of objects that were replaced or deleted.
     Free,
+    /// Empties accounts that were deleted.
+    Reap,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [JobKind; 9] = [
+    pub const ALL: [JobKind; 10] = [
         JobKind::Heal,
         JobKind::Fragments,
         JobKind::HandBack,
@@ -53,6 +55,7 @@ impl JobKind {
         JobKind::Expire,
         JobKind::Totals,
         JobKind::Free,
+        JobKind::Reap,
     ];
 
     /// Its name for people and metrics.
@@ -67,6 +70,7 @@ impl JobKind {
             JobKind::Expire => "expire",
             JobKind::Totals => "totals",
             JobKind::Free => "free",
+            JobKind::Reap => "reap",
         }
     }
 
@@ -77,6 +81,7 @@ impl JobKind {
             JobKind::Tombstones | JobKind::Garbage => "partitions",
             JobKind::Audit => "bytes",
             JobKind::Expire | JobKind::Totals | JobKind::Free => "items",
+            JobKind::Reap => "accounts",
         }
     }
 
@@ -86,6 +91,7 @@ impl JobKind {
             JobKind::Heal | JobKind::Fragments | JobKind::HandBack | JobKind::Audit => "bytes",
             JobKind::Garbage => "blocks",
             JobKind::Tombstones | JobKind::Expire | JobKind::Totals | JobKind::Free => "items",
+            JobKind::Reap => "accounts",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -78,6 +79,7 @@ pub struct Peer {
     messages: Lane,
     blocks: Lane,
     meters: Meters,
+    distance: AtomicU32,
 }
 
 impl RemoteNode {
@@ -97,6 +99,7 @@ impl RemoteNode {
             messages: Lane::new(settings.messages, settings.message_deadline),
             blocks: Lane::new(settings.blocks, settings.block_deadline),
             meters: Meters::new(peer),
+            distance: AtomicU32::new(0),
         };
         Arc::new(RemoteNode { peer: Arc::new(peer), epoch: 0 })
     }
@@ -109,6 +112,11 @@ impl RemoteNode {
     /// The peer has moved: later calls go to this address.
     pub fn moved(&self, address: &str) {
         self.link.moved(address);
+    }
+
+    /// How far away it is, as readers see it.
+    pub fn set_distance(&self, distance: u32) {
+        self.distance.store(distance, Ordering::Relaxed);
     }
 
     fn unavailable(&self, why: impl std::fmt::Display) -> NodeError {
@@ -240,7 +248,10 @@ impl StorageNode for RemoteNode {
 
     fn health(&self) -> Health {
         if self.link.breaker.is_closed() {
-            Health::Remote { late: self.messages.pace.late() }
+            Health::Remote {
+                late: self.messages.pace.late(),
+                distance: self.distance.load(Ordering::Relaxed),
+            }
         } else {
             Health::Down
         }

@@ -4,7 +4,8 @@
 //! rows the newer wins, directories merge. An object is a register (`docs/consistency.md`): a version that
 //! a majority holds at one ballot has taken effect, and who lags learns it. One that fewer hold may be a
 //! write under way, or one that was given up; it is not passed on as it is, but completed as any
-//! coordinator would: at a new ballot that a majority promises first.
+//! coordinator would: at a new ballot that a majority promises first. In a policy that is `available` the
+//! newest version simply goes to all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use kodiak_storage_api::jobs::{Pace, yielding};
 use kodiak_storage_api::{
     BUCKETS, BlockWrite, BucketSet, Clock, Digest, DirectoryChange, DirectoryKey, DirectoryWrite, Item,
-    ItemCopy, ItemKey, Map, NodeError, ObjectKey, ObjectWrite, Partition, Replica, Row, RowDurability,
+    ItemCopy, ItemKey, Map, Mode, NodeError, ObjectKey, ObjectWrite, Partition, Replica, Row, RowDurability,
     ScanQuery, Stamp, Timestamp, Tree, Version,
 };
 
@@ -93,6 +94,8 @@ struct Members {
     primaries: usize,
     /// How many primaries there are with those that do not answer.
     of: usize,
+    /// The policy is `available`: of an object's versions the newest wins.
+    newest_wins: bool,
 }
 
 impl Healer {
@@ -133,7 +136,10 @@ impl Healer {
         let Place { tree, partition } = place;
         let primaries = self.map.replicas(tree, partition)?;
         let of = primaries.len();
-        let mut members = Members { replicas: Vec::new(), primaries: 0, of };
+        let mut members = Members { replicas: Vec::new(), primaries: 0, of, newest_wins: false };
+        if let Tree::Objects(policy) = tree {
+            members.newest_wins = self.map.mode(policy)? == Mode::Available;
+        }
         let mut all: Vec<Vec<Digest>> = Vec::new();
         for (index, replica) in primaries.iter().chain(extra).enumerate() {
             match replica.node.buckets(replica.device, tree, partition).await {
@@ -198,7 +204,7 @@ impl Healer {
                 }),
                 ItemKey::Object(object) => {
                     let have = members.primaries - targets.len();
-                    if have > members.of / 2 {
+                    if have > members.of / 2 || members.newest_wins {
                         targets.iter().for_each(|target| {
                             copies.entry((source, *target)).or_default().push(key.clone());
                         });

@@ -12,5 +12,6 @@ mod linearizable;
 mod manifest;
 mod orphans;
 mod policies;
+mod reaper;
 mod slow_clients;
 mod versions;

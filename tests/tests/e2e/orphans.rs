@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http::Method;
 use kodiak_tests::{Client, Store};
 
-const MIB: usize = 1 << 20;
+pub const MIB: usize = 1 << 20;
 
 /// Bytes that the volumes of all devices take on the disk.
-fn on_disk(store: &Store) -> Result<usize> {
+pub fn on_disk(store: &Store) -> Result<usize> {
     let mut blocks = 0;
     for device in 1..=3 {
         for entry in std::fs::read_dir(store.folder().join(format!("d{device}/volumes")))? {
@@ -23,7 +23,7 @@ fn on_disk(store: &Store) -> Result<usize> {
     Ok(blocks as usize * 512)
 }
 
-fn pattern(seed: u8, mebibytes: usize) -> Bytes {
+pub fn pattern(seed: u8, mebibytes: usize) -> Bytes {
     (0..mebibytes * MIB).map(|at| (at / 7) as u8 ^ seed).collect::<Vec<u8>>().into()
 }
 

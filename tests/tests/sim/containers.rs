@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kodiak_proxy::store::{NewObject, Precondition, SharedStore, StoreError, Whose};
 use kodiak_storage_api::{Entry, ListQuery, ObjectPath, PolicyIndex};
 use rand::Rng;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::world::World;
 
@@ -18,9 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(6);
 /// What clients were told.
 #[derive(Default)]
 struct Told {
-    /// Objects whose write was acknowledged.
-    stored: Vec<String>,
-    deleted: bool,
+    /// Objects whose write was acknowledged, and when.
+    stored: Vec<(String, Instant)>,
+    /// When the last deletion that was acknowledged began.
+    deleted: Option<Instant>,
 }
 
 async fn put(store: &SharedStore, container: &str, object: &str) -> Result<(), StoreError> {
@@ -64,17 +65,18 @@ async fn one(world: Arc<World>, container: String, splits: bool) -> Told {
             pause(&world, 60_000).await;
             let (store, object) = (world.proxy(), number.to_string());
             if let Ok(Ok(())) = timeout(PATIENCE, put(&store, &container, &object)).await {
-                stored.push(object);
+                stored.push((object, Instant::now()));
             }
         }
         stored
     };
     let deletes = async {
-        let mut deleted = false;
+        let mut deleted = None;
         for _ in 0..3 {
             pause(&world, 100_000).await;
-            let store = world.proxy();
-            deleted |= matches!(timeout(PATIENCE, store.delete_container("a", &container)).await, Ok(Ok(())));
+            let (store, begun) = (world.proxy(), Instant::now());
+            let answer = timeout(PATIENCE, store.delete_container("a", &container)).await;
+            deleted = deleted.max(matches!(answer, Ok(Ok(()))).then_some(begun));
         }
         deleted
     };
@@ -137,12 +139,13 @@ async fn check(store: &SharedStore, container: &str, told: &Told, shown: bool) -
         Err(StoreError::NoContainer) => false,
         Err(error) => return Err(format!("{container}: {error}")),
     };
-    if told.deleted && !told.stored.is_empty() {
+    // What was stored later is in a container that has come back, and must be there below.
+    if told.stored.iter().any(|(_, stored)| told.deleted.is_some_and(|deleted| *stored < deleted)) {
         return Err(format!("{container} was deleted with {:?} in it", told.stored));
     }
     // It may exist again: the message that undoes an earlier deletion, which was refused, may come late, and
     // carry a time of a clock that is fast. But nobody is shown what is not there.
-    if told.deleted && !exists && shown {
+    if told.deleted.is_some() && !exists && shown {
         return Err(format!("{container} was deleted, and its account shows it"));
     }
     if told.stored.is_empty() {
@@ -153,7 +156,7 @@ async fn check(store: &SharedStore, container: &str, told: &Told, shown: bool) -
     }
     let page = store.list_objects("a", container, ListQuery { limit: 100, ..ListQuery::default() }).await;
     let page = page.map_err(|error| error.to_string())?;
-    for object in &told.stored {
+    for (object, _) in &told.stored {
         let path = ObjectPath::new("a", container, object);
         let read = store.head(&path, PolicyIndex(0)).await;
         if read.is_err() || !names(&page.entries).contains(&object.as_str()) {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kodiak_storage_api::memory::MemoryNode;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ListQuery,
+    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, Item, ListQuery,
     NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
     Timestamp, WorkId, WorkItem, WorkKind,
 };
@@ -21,6 +22,9 @@ use crate::world::World;
 
 /// A call that takes longer has failed, whatever has become of it.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long a message is under way to another region.
+pub const CROSSING: Duration = Duration::from_millis(40);
 
 /// From one proxy to one node.
 pub struct Link {
@@ -36,7 +40,12 @@ impl Link {
         &self,
         request: impl Fn(Arc<MemoryNode>) -> Answer<T> + Clone + Send + Sync + 'static,
     ) -> Result<T, NodeError> {
-        let plan = self.world.plan();
+        let mut plan = self.world.plan();
+        if self.world.is_far(self.proxy, self.node) {
+            self.world.crossings.fetch_add(1, Relaxed);
+            plan.arrives = plan.arrives.map(|delay| delay + CROSSING);
+            plan.returns = plan.returns.map(|delay| delay + CROSSING);
+        }
         let (answered, answer) = oneshot::channel();
         for (delay, answered) in [(plan.arrives, Some(answered)), (plan.again, None)]
             .into_iter()
@@ -81,6 +90,15 @@ macro_rules! send {
 impl StorageNode for Link {
     fn device(&self, name: &str) -> Option<DeviceIndex> {
         (name == "d1").then_some(DeviceIndex(0))
+    }
+
+    fn health(&self) -> Health {
+        if !self.world.has_regions() {
+            return Health::Local;
+        }
+        let far = self.world.is_far(self.proxy, self.node);
+        let late = if far { 3 * CROSSING } else { CROSSING };
+        Health::Remote { late, distance: u32::from(far) }
     }
 
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError> {

@@ -8,7 +8,9 @@
 mod containers;
 mod history;
 mod link;
+mod reaper;
 mod records;
+mod regions;
 mod shards;
 mod world;
 
@@ -199,6 +201,26 @@ fn a_deletion_that_counts_at_a_minority_is_noticed() {
     let caught = (0..2000).find(|seed| run_containers(*seed, mutation, false).is_err());
     println!("{mutation:?}: seed {caught:?}");
     assert!(caught.is_some());
+}
+
+/// One run of an account that is deleted, reaped and made again while it is written to.
+fn run_reaper(seed: u64, mutation: Mutation) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(async {
+        let world = World::new(seed, if seed % 3 == 2 { 5 } else { 3 }, mutation);
+        let run = timeout(LIMIT, reaper::run(world.clone())).await;
+        world.close();
+        run.unwrap_or_else(|_| Err("it does not end".into()))
+    })
+}
+
+#[test]
+fn a_reaper_takes_nothing_of_an_account_that_lives() {
+    for seed in seeds(0..500) {
+        if let Err(wrong) = run_reaper(seed, Mutation::default()) {
+            panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        }
+    }
 }
 
 /// How many seeds it takes to notice a mistake.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use kodiak_proxy::store::{Nodes, Placement, SharedStore, Store, Weakness};
+use kodiak_proxy::store::{Nodes, Placement, ReaperSettings, SharedStore, Store, Weakness};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::memory::{Faults, MemoryNode};
 use kodiak_storage_api::{
@@ -51,12 +51,20 @@ pub struct World {
     /// Microseconds by which each place's clock is wrong.
     skews: Vec<Arc<AtomicI64>>,
     started: AtomicUsize,
+    /// How many regions there are: nodes and proxies are in one after another.
+    regions: usize,
+    /// Calls from a region to another.
+    pub crossings: AtomicUsize,
     pub calm: AtomicBool,
     mutation: Mutation,
 }
 
 impl World {
     pub fn new(seed: u64, nodes: usize, mutation: Mutation) -> Arc<World> {
+        World::of_regions(seed, nodes, mutation, 1)
+    }
+
+    pub fn of_regions(seed: u64, nodes: usize, mutation: Mutation, regions: usize) -> Arc<World> {
         let mut random = StdRng::seed_from_u64(seed);
         let skew = |_| Arc::new(AtomicI64::new(random.random_range(-300_000..300_000)));
         let skews = (0..PROXIES).map(skew).collect();
@@ -76,6 +84,8 @@ impl World {
             proxies: Mutex::default(),
             skews,
             started: AtomicUsize::new(0),
+            regions,
+            crossings: AtomicUsize::new(0),
             calm: AtomicBool::new(true),
             mutation,
         });
@@ -100,8 +110,11 @@ impl World {
         let clock = Arc::new(Clock::with_wall(number as u32 + 1, Arc::new(wall)));
         let link = |node| Arc::new(Link { world: self.clone(), proxy: number, node });
         let nodes: Nodes = (0..self.nodes.len()).map(|n| (format!("n{n}"), link(n) as Arc<_>)).collect();
-        let store = Store::weakened(placement(self.nodes.len()), &nodes, clock, self.mutation.store);
-        (number, store.expect("a store"))
+        let store =
+            Store::weakened(placement(self.nodes.len(), self.regions), &nodes, clock, self.mutation.store);
+        let store = store.expect("a store");
+        store.set_reaper(ReaperSettings { recent: 0, ..ReaperSettings::default() });
+        (number, store)
     }
 
     /// Any proxy.
@@ -125,6 +138,20 @@ impl World {
                 again: lost(20).then_some(again),
             }
         })
+    }
+
+    /// The proxy of a place.
+    pub fn proxy_at(&self, place: usize) -> SharedStore {
+        self.proxies.lock()[place].1.clone()
+    }
+
+    /// Whether a proxy and a node are in different regions.
+    pub fn is_far(&self, proxy: usize, node: usize) -> bool {
+        proxy % self.regions != node % self.regions
+    }
+
+    pub fn has_regions(&self) -> bool {
+        self.regions > 1
     }
 
     pub fn reaches(&self, proxy: usize, node: usize) -> bool {
@@ -241,10 +268,11 @@ impl World {
     }
 }
 
-fn placement(nodes: usize) -> Placement {
+fn placement(nodes: usize, regions: usize) -> Placement {
     let mut ring = RingBuilder::new(4, 3.0, 0, 1).expect("a ring");
     for node in 0..nodes {
-        ring.add_device(NewDevice::new(1, 1, &format!("n{node}"), "d1")).expect("a device");
+        ring.add_device(NewDevice::new(1 + (node % regions) as u32, 1, &format!("n{node}"), "d1"))
+            .expect("a device");
     }
     ring.rebalance(0).expect("balanced");
     let ring = ring.ring().expect("a ring");

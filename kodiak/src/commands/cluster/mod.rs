@@ -151,6 +151,7 @@ impl MachineArguments {
             container_ring: None,
             object_rings: Vec::new(),
             protection: Vec::new(),
+            mode: Vec::new(),
             folder: Some(FOLDER.into()),
             listen: Some(self.cluster_listen),
         }

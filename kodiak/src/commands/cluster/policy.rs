@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kodiak_cluster::{Change, ClusterMap, NewPolicy, Policy, PolicyUpdate};
-use kodiak_storage_api::{ErasureCode, Protection};
+use kodiak_storage_api::{ErasureCode, Mode, Protection};
 use serde_json::{Value, json};
 
 use crate::data;
@@ -62,6 +62,10 @@ pub struct Add {
     /// Fragments of each block of more than 256 KiB: data+parity, such as 4+2. Smaller objects have three copies.
     #[arg(long)]
     erasure: Option<ErasureCode>,
+    /// What it does when a majority of an object's devices is gone: strict refuses, available lets others stand in
+    /// and promises less. It never changes.
+    #[arg(long, default_value = "strict", value_parser = mode)]
+    mode: Mode,
     /// Containers that name no policy get this one from now on.
     #[arg(long)]
     default: bool,
@@ -90,6 +94,14 @@ pub struct Set {
     /// Folder of the store.
     #[arg(long, env = "KODIAK_DATA")]
     data: Option<PathBuf>,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "strict" => Ok(Mode::Strict),
+        "available" => Ok(Mode::Available),
+        _ => Err("a mode is strict or available".into()),
+    }
 }
 
 /// Runs the command.
@@ -145,7 +157,8 @@ fn describe(map: &ClusterMap, index: usize) -> Result<String> {
         (_, true) => ", deprecated: takes no new containers",
         (false, false) => "",
     };
-    Ok(format!("{index:2} {:16} {kept}{mark}", policy.name))
+    let mode = if policy.mode == Mode::Available { ", available" } else { "" };
+    Ok(format!("{index:2} {:16} {kept}{mode}{mark}", policy.name))
 }
 
 fn describe_json(map: &ClusterMap, index: usize) -> Result<Value> {
@@ -158,15 +171,16 @@ fn describe_json(map: &ClusterMap, index: usize) -> Result<Value> {
     Ok(json!({
         "index": index, "name": policy.name, "default": default, "deprecated": deprecated, "erasure": erasure,
         "replicas": replicas(policy)?, "wanted_replicas": policy.replicas,
+        "mode": policy.mode,
     }))
 }
 
 fn add(arguments: Add) -> Result<()> {
-    let Add { name, replicas, erasure, default, part_power, data } = arguments;
+    let Add { name, replicas, erasure, mode, default, part_power, data } = arguments;
     let protection = erasure.map_or(Protection::Replicated, Protection::Erasure);
     let replicas = replicas.unwrap_or_default();
     let mut operator = open(data)?;
-    let new = NewPolicy { name: name.clone(), protection, replicas, part_power, default };
+    let new = NewPolicy { name: name.clone(), protection, replicas, part_power, default, mode };
     operator.change(Change::AddPolicy(new))?;
     show(&operator, &name)
 }

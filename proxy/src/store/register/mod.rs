@@ -5,6 +5,7 @@
 //! came before it is promised by a majority first; and a write gets a second ballot only when it is certain
 //! that the first neither has taken effect nor will.
 
+mod available;
 mod read;
 mod resolve;
 mod rounds;
@@ -15,13 +16,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    DirectoryKey, Home, Map, NodeError, ObjectKey, ObjectPath, PolicyIndex, Replica, Stamp, StoredVersion,
-    Timestamp, Version,
+    DirectoryKey, Home, Map, Mode, NodeError, ObjectKey, ObjectPath, PolicyIndex, Replica, Stamp,
+    StoredVersion, Timestamp, Tree, Version,
 };
 
 pub(super) use swap::Draft;
 
-use super::shards::Part;
+use super::shards::{self, Part};
 use super::{Store, StoreError, Weakness, quorum};
 
 /// Ballots of one operation at most. Each failure teaches the clock the newest ballot, so a second one
@@ -43,6 +44,11 @@ pub(super) struct Register<'s> {
     containers: Vec<Replica>,
     /// The container replica on the node of each object replica: its row is as durable as the object.
     paired: Vec<Option<usize>>,
+    /// The policy's mode is `available`; then who may hold the name, its replicas first, and likewise for its
+    /// container.
+    available: bool,
+    seats: Vec<Replica>,
+    container_seats: Vec<Replica>,
 }
 
 /// A version at a ballot.
@@ -100,7 +106,27 @@ impl<'s> Register<'s> {
             Some(free.remove(place))
         };
         let paired = replicas.iter().map(&mut pair).collect();
-        Ok(Register { store, key, path: path.clone(), replicas, home, directory, containers, paired })
+        // The maps of listings are registers whatever their policy says.
+        let available = map.mode(policy)? == Mode::Available && !shards::is_own(path.account());
+        let seats = |tree, place| match available {
+            true => Ok(map.near_seats(tree, place)?.into_iter().map(|seat| seat.replica).collect()),
+            false => Ok::<Vec<Replica>, NodeError>(Vec::new()),
+        };
+        let (own, container_seats) =
+            (seats(Tree::Objects(policy), key.place())?, seats(Tree::Containers, directory.place())?);
+        Ok(Register {
+            store,
+            key,
+            path: path.clone(),
+            replicas,
+            home,
+            directory,
+            containers,
+            paired,
+            available,
+            seats: own,
+            container_seats,
+        })
     }
 
     fn majority(&self) -> usize {
@@ -120,6 +146,9 @@ impl<'s> Register<'s> {
         inline: Vec<Bytes>,
         at: Option<Timestamp>,
     ) -> Result<Version, StoreError> {
+        if self.available {
+            return self.write_available(version, inline, at, None).await;
+        }
         let first = at.unwrap_or_else(|| self.store.clock.now());
         let mut proposal =
             Proposal { version: timed(version, first), stamp: Stamp::first(first), inline, expect: None };

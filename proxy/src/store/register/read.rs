@@ -25,12 +25,15 @@ impl Seen {
 }
 
 /// Times a version that a promise keeps from being written back is looked at again before it is helped.
-const PATIENCE: u32 = 2;
+pub(super) const PATIENCE: u32 = 2;
 
 impl Register<'_> {
     /// The newest version, with its inline bytes if `data`. When this answers, a majority of the replicas
     /// has it on stable storage, and a majority of the container's its row: no later read sees less.
     pub(in crate::store) async fn read(&self, data: bool) -> Result<Option<StoredVersion>, StoreError> {
+        if self.available {
+            return self.read_available(data).await;
+        }
         if let [only] = self.replicas.as_slice() {
             return Ok(only.node.read_object(only.device, self.key, data).await?);
         }
@@ -60,7 +63,7 @@ impl Register<'_> {
             if round.unopposed() {
                 return Err(round.error().into());
             }
-            // The newer one may be at a replica that is never among those that answer first.
+            // What is newer may be a remnant at a replica that is not among those who are asked.
             if round.outrun(ballot) && attempt < PATIENCE {
                 continue;
             }

@@ -89,7 +89,7 @@ impl Register<'_> {
 
     /// Has the newest version of those who promised accepted at their ballot, under its own identity. Where
     /// there is none, a tombstone. None if another coordinator was quicker.
-    async fn adopt(&self, promises: &Promises) -> Result<Option<StoredVersion>, StoreError> {
+    pub(super) async fn adopt(&self, promises: &Promises) -> Result<Option<StoredVersion>, StoreError> {
         let newest = match promises.newest() {
             None => {
                 let at = promises.ballot;

@@ -126,7 +126,7 @@ impl Register<'_> {
         async move { replica.node.write_object(replica.device, write).await }
     }
 
-    fn object_write(&self, index: usize, proposal: &Proposal) -> ObjectWrite {
+    pub(super) fn object_write(&self, index: usize, proposal: &Proposal) -> ObjectWrite {
         let target = |container: usize| RowTarget {
             directory: self.directory,
             device: self.containers[container].device,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use kodiak_storage_api::{Stamp, StoredVersion, Timestamp, Version};
 
+use super::read::PATIENCE;
 use super::resolve::Fate;
 use super::{ATTEMPTS, Proposal, Register, has_blocks, timed, undecided};
 use crate::store::{StoreError, Weakness};
@@ -26,6 +27,9 @@ impl Register<'_> {
         data: bool,
         mut decide: impl FnMut(Option<&StoredVersion>) -> Result<Draft, StoreError>,
     ) -> Result<Version, StoreError> {
+        if self.available {
+            return self.swap_available(data, &mut decide).await;
+        }
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 self.pause(attempt).await;
@@ -40,6 +44,10 @@ impl Register<'_> {
                 // A majority takes nothing older from now on; whatever it took before is in its answers.
                 let Some(promises) = self.prepare(ballot, ballot, false).await? else { continue };
                 if promises.newest().map_or(Timestamp::ZERO, |(_, held)| held.ballot) != seen {
+                    // A remnant that those who are read from do not have.
+                    if attempt >= PATIENCE {
+                        self.adopt(&promises).await?;
+                    }
                     continue;
                 }
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kodiak_storage_api::{
-    Digest, DirectoryKey, Entry, Home, Item, ItemKey, ListQuery, NameRange, NodeError, Replica, Row,
+    Digest, DirectoryKey, Entry, Home, Item, ItemKey, ListQuery, Mode, NameRange, NodeError, Replica, Row,
     RowDurability, ShardError, ShardId, ShardMap, Timestamp, boundary,
 };
 
@@ -35,7 +35,11 @@ impl Store {
         for _ in 0..ATTEMPTS {
             let Newest { map, stored, info } = self.newest_map(path).await?;
             self.install(path, &map).await?;
-            let Some(index) = map.position(home).filter(|_| !map.closing) else { return Ok(false) };
+            // What an `available` policy acknowledges need not be at a majority.
+            let strict = self.map().mode(info.directory.policy)? == Mode::Strict;
+            let Some(index) = map.position(home).filter(|_| strict && !map.closing) else {
+                return Ok(false);
+            };
             let part = self.part(path, home, map.bounds(index).version);
             let Some(at) = self.middle(&part, &map.names(index), rows).await? else { return Ok(false) };
             let shard = ShardId(self.clock.now());

@@ -129,6 +129,11 @@ fn container_of(shards: &str) -> Option<String> {
     Some(format!("{account}/{container}"))
 }
 
+/// Whether an account is one of those of which the splitting consists.
+pub(super) fn is_own(account: &str) -> bool {
+    account.starts_with(ACCOUNT)
+}
+
 /// Whether a container's listing may be split: not those of which the splitting itself consists.
 fn may_split(path: &str) -> bool {
     path.contains('/') && !path.starts_with(ACCOUNT)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, PolicyIndex};
+use kodiak_storage_api::{DirectoryInfo, Entry, ListQuery, Mode, PolicyIndex};
 
 use super::{ACCOUNT, Versioning, versions_container};
 use crate::store::{Store, StoreError};
@@ -19,6 +19,11 @@ impl Store {
         container: &str,
         policy: PolicyIndex,
     ) -> Result<(), StoreError> {
+        if self.map().mode(policy)? == Mode::Available {
+            let why = "containers of this storage policy keep no versions: it is `available`, and versions need \
+                       the promises of a `strict` one";
+            return Err(StoreError::Refused(why.into()));
+        }
         self.create_account(account, vec![(ACCOUNT.into(), "True".into())]).await?;
         self.make_versions_container(account, container, policy).await
     }

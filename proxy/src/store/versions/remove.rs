@@ -239,7 +239,8 @@ impl Store {
             }
         };
         // A replica that was behind leaves behind what the name holds now: the write came at another ballot.
-        keep(self.record_at(path, policy).await?);
+        let newest = self.newest_of_all(path, policy).await?;
+        keep(newest.and_then(|stored| stored.version.live().cloned()));
         let object = self.versioned_object(path).await?;
         if let Some(object) = object.as_ref().filter(|object| *object != path) {
             keep(self.record_at(object, policy).await?);
