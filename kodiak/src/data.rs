@@ -127,6 +127,7 @@ pub fn settings(
             write_affinity: Default::default(),
             reaper: Default::default(),
             token_life: 86_400,
+            listing_rows: 0,
         },
         metrics: MetricsSettings { listen: Some(addresses.1) },
         storage: NodeSettings { devices, ..Default::default() },

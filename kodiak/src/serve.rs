@@ -73,6 +73,9 @@ pub fn serve(settings: Settings, healthy: impl FnOnce(&Endpoints) -> Result<()>)
         let own: Arc<dyn StorageNode> = opened.clone();
         store.set_write_affinity(settings.proxy.write_affinity.clone());
         store.set_reaper(settings.proxy.reaper.clone());
+        if settings.proxy.listing_rows > 0 {
+            store.set_split_rows(settings.proxy.listing_rows);
+        }
         let rate = settings.storage.repair.queue_rate;
         store.run_workers(&own, &opened.local_devices(), (&jobs, rate), &stopped);
         if member.is_some() {

@@ -94,11 +94,21 @@ pub struct ProxySettings {
     /// Seconds that a log-in is good for.
     #[serde(default = "token_life")]
     pub token_life: u64,
+    /// Rows from which on a listing, or a part of one, is split in two; at least 100. Default 0: never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub listing_rows: u64,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 fn token_life() -> u64 {
     86_400
 }
+
+/// With less than this a listing would be little else than the directories it is made of.
+const MIN_LISTING_ROWS: u64 = 100;
 
 /// Metrics for Prometheus.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -147,6 +157,11 @@ impl Settings {
         );
         let modes = self.cluster.mode.len();
         ensure!(modes <= rings, "cluster.mode has {modes} entries, but there are {rings} object rings");
+        let rows = self.proxy.listing_rows;
+        ensure!(
+            rows == 0 || rows >= MIN_LISTING_ROWS,
+            "proxy.listing_rows is {rows}: a part of a listing has at least {MIN_LISTING_ROWS}, and 0 is never"
+        );
         let mut seen: Vec<String> = Vec::new();
         for policy in &self.proxy.swift.policies {
             check_policy_name(policy).map_err(anyhow::Error::msg)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DirectoryKey, NodeError, PolicyIndex, Timestamp, VersionId};
+use crate::{BOUNDS, DirectoryKey, NameRange, NodeError, PolicyIndex, Timestamp, VersionId};
 
 /// A metadata value and when it was set; replicas merge by the newer. Empty means removed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -71,10 +71,11 @@ impl Directory {
         headers.fold(self.created.max(self.deleted), Timestamp::max)
     }
 
-    /// Forgets the headers of what was deleted.
+    /// Forgets the headers of what was deleted, but for its bounds: their versions have an order of their own, and
+    /// a deletion that was refused must not undo them.
     pub fn drop_old_headers(&mut self) {
         let deleted = self.deleted;
-        self.headers.retain(|_, header| header.timestamp > deleted);
+        self.headers.retain(|name, header| header.timestamp > deleted || name == BOUNDS);
     }
 
     /// A header's value, if set.
@@ -136,6 +137,12 @@ pub enum DirectoryChange {
     /// Takes over what another replica knows, field by field the newer; [`crate::NodeError::NotEmpty`]
     /// if that would delete it while it has rows.
     Merge(Box<Directory>),
+    /// Deletes one whose listing was split, as [`Self::Delete`] does; [`crate::NodeError::Moved`] unless its bounds
+    /// are those that were closed by this version of the map.
+    Remove {
+        /// The version.
+        closed: Timestamp,
+    },
 }
 
 impl DirectoryWrite {
@@ -161,8 +168,14 @@ impl DirectoryWrite {
             }
             DirectoryChange::Update { .. } if !existed => return Err(NodeError::NoDirectory),
             DirectoryChange::Update { headers } => directory.set_headers(headers, at),
-            DirectoryChange::Delete if !existed => return Err(NodeError::NoDirectory),
+            DirectoryChange::Delete | DirectoryChange::Remove { .. } if !existed => {
+                return Err(NodeError::NoDirectory);
+            }
             DirectoryChange::Delete => directory.deleted = directory.deleted.max(at),
+            DirectoryChange::Remove { closed } => {
+                directory.deleted = directory.deleted.max(at);
+                directory.void_bounds(*closed);
+            }
             DirectoryChange::Merge(other) => directory = directory.merge((**other).clone()),
         }
         directory.drop_old_headers();
@@ -264,6 +277,12 @@ pub struct ListQuery {
     pub reverse: bool,
     /// Tombstones too (as rows), for merging replicas. Never rolled up into prefixes.
     pub tombstones: bool,
+    /// Only names in it: the directory's part of a listing that is split. Unlike the markers it hides no
+    /// rolled-up prefix.
+    pub names: NameRange,
+    /// Version of the directory's [`crate::Bounds`] that the asker goes by; zero where it knows of none. A replica
+    /// that knows newer ones answers [`crate::NodeError::Moved`].
+    pub bounds: Timestamp,
 }
 
 /// One entry of a page.

@@ -31,4 +31,7 @@ pub enum NodeError {
     /// The device failed or is being stopped.
     #[error("the device does not answer: {0}")]
     Unavailable(String),
+    /// The rows are in another directory: the listing has been split since the asker looked.
+    #[error("this part of the listing has moved")]
+    Moved,
 }

@@ -20,6 +20,7 @@ mod record;
 pub mod remote;
 mod repair;
 mod said;
+mod shards;
 mod time;
 mod version;
 mod votes;
@@ -45,6 +46,9 @@ pub use repair::{
     ScanPage, ScanQuery, Tree, row_bucket,
 };
 pub use said::Said;
+pub use shards::{
+    BOUNDS, Bounds, Home, MAX_RANGES, NameRange, Names, ShardError, ShardId, ShardMap, ShardRange, boundary,
+};
 pub use time::{Clock, Timestamp, Wall};
 pub use version::{VersionId, VersionIdError};
 pub use votes::{Accepted, Promise, Refusal, Stamp, Vote, Votes};

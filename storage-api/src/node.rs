@@ -80,6 +80,9 @@ pub enum RowDurability {
     Synced,
     /// Not yet, and the caller can give them again after a crash.
     Volatile,
+    /// The rows themselves; and they are taken whatever the directory's bounds: another replica of it has them, or
+    /// they will go from here to where they belong.
+    Copied,
 }
 
 /// Queues of work that a node keeps for the cluster's background workers.
@@ -174,7 +177,7 @@ pub trait StorageNode: Send + Sync + 'static {
 
     /// Stores a version unless the device has a newer one or has promised to take none so old
     /// ([`NodeError::Stale`]), and then its row, which is seen by every later listing and comes back by itself after a crash.
-    /// [`NodeError::NoDirectory`]: the version is stored, but its container is gone.
+    /// [`NodeError::NoDirectory`], [`NodeError::Moved`]: the version is stored, but its row was not taken.
     /// Extents of the replaced version that the new one does not name go to [`WorkKind::Free`].
     async fn write_object(&self, device: DeviceIndex, write: ObjectWrite) -> Result<(), NodeError>;
 
@@ -226,7 +229,8 @@ pub trait StorageNode: Send + Sync + 'static {
         key: DirectoryKey,
     ) -> Result<Option<DirectoryInfo>, NodeError>;
 
-    /// Puts rows into a directory, each unless a newer one is there.
+    /// Puts rows into a directory, each unless a newer one is there. [`NodeError::Moved`]: some were refused, since
+    /// they are not within its bounds.
     async fn write_rows(
         &self,
         device: DeviceIndex,
@@ -235,7 +239,7 @@ pub trait StorageNode: Send + Sync + 'static {
         durability: RowDurability,
     ) -> Result<(), NodeError>;
 
-    /// One page of a directory's rows.
+    /// One page of a directory's rows; [`NodeError::Moved`] if its bounds are newer than those of the query.
     async fn list_rows(
         &self,
         device: DeviceIndex,

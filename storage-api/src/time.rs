@@ -39,6 +39,15 @@ impl Timestamp {
         self.hybrid >> LOGICAL_BITS
     }
 
+    /// The next one in the order: no clock issues it that has observed this one.
+    #[must_use]
+    pub fn just_after(self) -> Timestamp {
+        match self.node.checked_add(1) {
+            Some(node) => Timestamp { node, ..self },
+            None => Timestamp { hybrid: self.hybrid + 1, node: 0 },
+        }
+    }
+
     /// Whole seconds since 1970, rounded down.
     pub fn seconds(self) -> u64 {
         self.micros() / 1_000_000

@@ -11,6 +11,7 @@ use kodiak_storage_api::{
     Tree, WorkId, WorkItem, WorkKind,
 };
 
+use crate::directories::Fence;
 use crate::group::Request;
 use crate::held::no_vote;
 use crate::needle::Forgotten;
@@ -119,10 +120,12 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         let filling = device.held.is_missing(&DIRECTORIES, key.place());
         let written = match durability {
-            RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, done)).await,
+            RowDurability::Synced => device.ask(|done| Request::Rows(key, rows, Fence::Up, done)).await,
+            RowDurability::Copied => device.ask(|done| Request::Rows(key, rows, Fence::Down, done)).await,
             RowDurability::Volatile => {
                 let shared = device.shared.clone();
-                read::blocking(move || shared.directories.put_rows(&key, rows.iter()).map(Some)).await
+                let put = move || shared.directories.put_rows(&key, rows.iter(), Fence::Up).map(Some);
+                read::blocking(put).await
             }
         };
         if filling { written.map_err(unknown_directory) } else { written }
@@ -137,7 +140,13 @@ impl StorageNode for Node {
         let device = self.at(device)?;
         device.held.vote(&DIRECTORIES, key.place())?;
         let shared = device.shared.clone();
-        read::blocking(move || listing::list(&shared.applier.index, &key, &query).map(Some)).await
+        let list = move || {
+            let page = listing::list(&shared.applier.index, &key, &query)?;
+            // After the page was read: rows that were not in it any more are behind bounds that are seen here.
+            query.check(shared.directories.stored(&key)?.map(|stored| stored.directory).as_ref())?;
+            Ok(Some(page))
+        };
+        read::blocking(list).await
     }
 
     async fn next_work(

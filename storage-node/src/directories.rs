@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use kodiak_storage_api::{
-    Digest, Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemKey,
-    NodeError, Row, Stats, Timestamp,
+    Bounds, Digest, Directory, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemKey, NodeError, Row,
+    Stats, Timestamp,
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
@@ -17,13 +17,24 @@ use crate::digests::{directory_place, row_place, row_timestamp};
 use crate::index::{DIRECTORY_KEY, Family, Index, WriteBatch, directory_key, encode, row_name};
 use crate::needle::Location;
 
+/// Whether a directory's bounds count when rows are put into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fence {
+    /// They come from a coordinator: those that are not within the bounds are refused.
+    Up,
+    /// They were here, or are at another replica, already.
+    Down,
+}
+
 /// What row changes need to know of a directory, kept in memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Head {
     created: Timestamp,
     deleted: Timestamp,
     container: bool,
     totals: Stats,
+    /// Of a listing that is split.
+    bounds: Option<Arc<Bounds>>,
 }
 
 impl Head {
@@ -186,9 +197,13 @@ impl Directories {
                 shard.clear();
             }
             let DirectoryInfo { directory, stats } = info;
-            let container = directory.name.contains('/');
-            let head =
-                Head { created: directory.created, deleted: directory.deleted, container, totals: stats };
+            let head = Head {
+                created: directory.created,
+                deleted: directory.deleted,
+                container: directory.name.contains('/'),
+                totals: stats,
+                bounds: directory.bounds().map(Arc::new),
+            };
             shard.insert(*key, head);
         }
         Ok(shard.get_mut(key))
@@ -197,11 +212,9 @@ impl Directories {
     /// Checks a change against the current state; the caller holds the shard until it has applied it.
     pub fn check(&self, shard: &mut Shard, write: &DirectoryWrite) -> Result<Checked, NodeError> {
         let old = self.stored(&write.key)?.map(|s| s.directory);
-        let checked = change(old, write)?;
-        let deletes = matches!(write.change, DirectoryChange::Delete) || !checked.directory.exists();
-        if deletes && self.head(shard, &write.key)?.is_some_and(|h| h.exists() && h.totals.rows > 0) {
-            return Err(NodeError::NotEmpty);
-        }
+        let checked = change(old.clone(), write)?;
+        let live = self.head(shard, &write.key)?.is_some_and(|head| head.totals.rows > 0);
+        write.check(old.as_ref(), &checked.directory, live)?;
         Ok(checked)
     }
 
@@ -236,11 +249,13 @@ impl Directories {
     }
 
     /// Puts rows, each unless a newer one is there. Live rows need an existing directory that was
-    /// not deleted after them; tombstones are always taken, so that a replay ends where it should.
+    /// not deleted after them; tombstones are always taken, so that a replay ends where it should. Behind a fence
+    /// that is up, both have to be within the directory's bounds.
     pub fn put_rows<'r>(
         &self,
         key: &DirectoryKey,
         rows: impl Iterator<Item = &'r Row>,
+        fence: Fence,
     ) -> Result<(), NodeError> {
         let mut shard = self.lock(self.shard_of(key));
         let Some(head) = self.head(&mut shard, key)? else { return Err(NodeError::NoDirectory) };
@@ -253,9 +268,12 @@ impl Directories {
             pending: HashMap::new(),
             totals: head.totals,
         };
-        let mut refused = false;
+        let bounds = head.bounds.as_deref().filter(|_| fence == Fence::Up);
+        let (mut refused, mut moved) = (false, false);
         for row in rows {
-            if row.deleted || (head.exists() && row.timestamp > head.deleted) {
+            if bounds.is_some_and(|bounds| !bounds.contain(&row.name)) {
+                moved = true;
+            } else if row.deleted || (head.exists() && row.timestamp > head.deleted) {
                 change.put(row)?;
             } else {
                 refused = true;
@@ -270,7 +288,11 @@ impl Directories {
             self.index.write(batch)?;
         }
         head.totals = totals;
-        if refused { Err(NodeError::NoDirectory) } else { Ok(()) }
+        match (moved, refused) {
+            (true, _) => Err(NodeError::Moved),
+            (_, true) => Err(NodeError::NoDirectory),
+            _ => Ok(()),
+        }
     }
 
     /// Drops rows that are still these, or older ones in a `replay`: the needle of what was forgotten may
@@ -469,7 +491,7 @@ fn change(old: Option<Directory>, write: &DirectoryWrite) -> Result<Checked, Nod
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kodiak_storage_api::{KeyHash, PolicyIndex};
+    use kodiak_storage_api::{DirectoryChange, KeyHash, PolicyIndex};
 
     fn write(micros: u64, change: DirectoryChange) -> DirectoryWrite {
         let key = DirectoryKey { hash: KeyHash([0; 16]) };

@@ -12,7 +12,7 @@ use kodiak_storage_api::{
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::directories::Checked;
+use crate::directories::{Checked, Fence};
 use crate::index::{BlockEntry, ObjectEntry};
 use crate::needle::{self, Forgotten, Kind, Location};
 use crate::quarantine::Damage;
@@ -36,7 +36,7 @@ pub enum Request {
     /// Change an account or container.
     Directory(DirectoryWrite, Done<(DirectoryInfo, bool)>),
     /// Put rows, durably by themselves.
-    Rows(DirectoryKey, Vec<Row>, Done<()>),
+    Rows(DirectoryKey, Vec<Row>, Fence, Done<()>),
     /// Copy a live needle out of a volume that is to go.
     Move(Box<Move>, Done<()>),
     /// Drop items that are still these; answers how many.
@@ -68,7 +68,7 @@ pub enum Item {
     /// See [`Request::Directory`].
     Directory { key: DirectoryKey, checked: Checked, location: Location, done: Done<(DirectoryInfo, bool)> },
     /// See [`Request::Rows`].
-    Rows { key: DirectoryKey, rows: Vec<Row>, done: Done<()> },
+    Rows { key: DirectoryKey, rows: Vec<Row>, fence: Fence, done: Done<()> },
     /// See [`Request::Move`].
     Move { moved: Box<Move>, location: Location, done: Done<()> },
     /// See [`Request::Forget`].

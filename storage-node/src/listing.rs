@@ -1,6 +1,6 @@
 //! Pages of a directory's rows: range scans that cost what they show.
 
-use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, NodeError, Page, Row};
+use kodiak_storage_api::{DirectoryKey, Entry, ListQuery, NameRange, NodeError, Page, Row};
 use rocksdb::{DBRawIterator, ReadOptions};
 
 use crate::directories::decode_row;
@@ -39,6 +39,13 @@ impl<'a> Scan<'a> {
         } else {
             (&query.marker, &query.end_marker)
         };
+        let NameRange { from, to } = &query.names;
+        if !from.is_empty() {
+            lower = lower.max(joined(directory, from));
+        }
+        if let Some(to) = to {
+            upper = upper.min(joined(directory, to));
+        }
         if let Some(after) = after {
             lower = lower.max(just_after(directory, after));
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditCursor, Audited};
 use crate::device::{Device, Found};
-use crate::directories::Directories;
+use crate::directories::{Directories, Fence};
 use crate::disk::{Disk, SystemDisk};
 use crate::group::Request;
 use crate::held::Assignment;
@@ -343,7 +343,7 @@ impl Node {
             Ok(Some(kept))
         });
         for (holder, directory, rows) in kept.await? {
-            match holder.ask(|done| Request::Rows(directory, rows, done)).await {
+            match holder.ask(|done| Request::Rows(directory, rows, Fence::Down, done)).await {
                 Ok(()) | Err(NodeError::NoDirectory) => {}
                 Err(error) => return Err(error),
             }

@@ -14,7 +14,7 @@ use kodiak_storage_api::{DirectoryKey, NodeError, Row};
 use serde::{Deserialize, Serialize};
 
 use crate::apply::NewVersion;
-use crate::directories::Directories;
+use crate::directories::{Directories, Fence};
 use crate::disk::Disk;
 use crate::forget;
 use crate::index::{ObjectEntry, WriteBatch};
@@ -254,7 +254,7 @@ fn take_rows(
 fn put_rows(node: &[Arc<Directories>], rows: &mut HashMap<DirectoryKey, Vec<Row>>) -> Result<(), NodeError> {
     for (key, rows) in rows.drain() {
         for directories in node {
-            match directories.put_rows(&key, rows.iter()) {
+            match directories.put_rows(&key, rows.iter(), Fence::Down) {
                 // Its container is gone, or this device does not hold it.
                 Ok(()) | Err(NodeError::NoDirectory) => {}
                 Err(error) => return Err(error),

@@ -21,7 +21,7 @@ use serde::ser::{Serialize, SerializeTuple, Serializer};
 
 use crate::apply::{Applier, NewVersion};
 use crate::compact;
-use crate::directories::{Directories, ShardGuard};
+use crate::directories::{Directories, Fence, ShardGuard};
 use crate::forget;
 use crate::group::{Done, Group, Item, Move, Request};
 use crate::index::{ObjectEntry, WriteBatch};
@@ -152,7 +152,7 @@ impl Writer {
                 let guard = guards.entry(shard).or_insert_with(|| directories.lock(shard));
                 self.add_directory(&write, guard, done);
             }
-            Request::Rows(key, rows, done) => self.add_rows(key, rows, done),
+            Request::Rows(key, rows, fence, done) => self.add_rows(key, rows, fence, done),
             Request::Move(moved, done) => self.add_move(moved, done),
             Request::Forget(forgotten, done) => self.add_forget(forgotten, directories, guards, done),
             Request::Quarantine(damage, done) => {
@@ -251,10 +251,10 @@ impl Writer {
         }
     }
 
-    fn add_rows(&mut self, key: DirectoryKey, rows: Vec<Row>, done: Done<()>) {
+    fn add_rows(&mut self, key: DirectoryKey, rows: Vec<Row>, fence: Fence, done: Done<()>) {
         let meta = RowsMeta { key, rows };
         match self.group.add(&mut self.tail, Kind::Rows, &meta, &[], true) {
-            Ok(_) => self.group.items.push(Item::Rows { key, rows: meta.rows, done }),
+            Ok(_) => self.group.items.push(Item::Rows { key, rows: meta.rows, fence, done }),
             Err(error) => drop(done.send(Err(error))),
         }
     }
@@ -384,7 +384,8 @@ impl Writer {
             let target = write.row.and_then(|target| {
                 self.node.get(usize::from(target.device.0)).map(|node| (node, target.directory))
             });
-            let put = target.map_or(Ok(()), |(node, key)| node.put_rows(&key, std::iter::once(&row)));
+            let put =
+                target.map_or(Ok(()), |(node, key)| node.put_rows(&key, std::iter::once(&row), Fence::Up));
             drop(done.send(put));
         }
     }
@@ -415,8 +416,8 @@ impl Writer {
                     let rows = targets.entry((usize::from(target.device.0), target.directory)).or_default();
                     rows.push((i, write.version.row(&write.path, write.stamp.ballot)));
                 }
-                Item::Rows { key, rows, .. } => {
-                    if let Err(error) = self.shared.directories.put_rows(key, rows.iter()) {
+                Item::Rows { key, rows, fence, .. } => {
+                    if let Err(error) = self.shared.directories.put_rows(key, rows.iter(), *fence) {
                         errors[i] = Some(error);
                     }
                 }
@@ -461,11 +462,11 @@ fn put_each(
     rows: &[(usize, Row)],
     errors: &mut [Option<NodeError>],
 ) {
-    if directories.put_rows(key, rows.iter().map(|(_, row)| row)).is_ok() {
+    if directories.put_rows(key, rows.iter().map(|(_, row)| row), Fence::Up).is_ok() {
         return;
     }
     for (i, row) in rows {
-        if let Err(error) = directories.put_rows(key, std::iter::once(row)) {
+        if let Err(error) = directories.put_rows(key, std::iter::once(row), Fence::Up) {
             errors[*i] = Some(error);
         }
     }
@@ -521,7 +522,7 @@ fn refuse(request: Request, error: NodeError) {
         | Request::Learn(_, done)
         | Request::Block(_, done)
         | Request::DeleteBlocks(_, done)
-        | Request::Rows(_, _, done)
+        | Request::Rows(_, _, _, done)
         | Request::Move(_, done)
         | Request::Quarantine(_, done) => drop(done.send(Err(error))),
     }

@@ -101,15 +101,7 @@ async fn measure(folder: &std::path::Path, rows: u64) -> anyhow::Result<Figures>
 }
 
 fn blank() -> ListQuery {
-    ListQuery {
-        prefix: String::new(),
-        delimiter: None,
-        marker: None,
-        end_marker: None,
-        limit: 0,
-        reverse: false,
-        tombstones: false,
-    }
+    ListQuery::default()
 }
 
 impl Container {

@@ -11,6 +11,7 @@ use kodiak_storage_api::{
 };
 
 use super::accounts::{Life, owner_of};
+use super::shards::without_bounds;
 use super::{Store, StoreError, Versioning, Weakness, quorum};
 use kodiak_storage_api::Replica;
 
@@ -83,7 +84,7 @@ impl Store {
                 || own && self.life(owner_of(account)).await? != Life::Lives;
             if gone {
                 // The account was deleted meanwhile: whoever empties it may have looked already.
-                self.delete_empty(key, &path).await?;
+                self.delete_empty(key, &path, DirectoryChange::Delete).await?;
                 return Err(StoreError::AccountDeleted);
             }
             shown?;
@@ -98,6 +99,16 @@ impl Store {
 
     /// A container's record and totals, if its account lives.
     pub async fn container(&self, account: &str, container: &str) -> Result<DirectoryInfo, StoreError> {
+        let info = self.own_directory(account, container).await?;
+        self.with_shards(info).await
+    }
+
+    /// A container's record, and the totals of its own directory alone.
+    pub(super) async fn own_directory(
+        &self,
+        account: &str,
+        container: &str,
+    ) -> Result<DirectoryInfo, StoreError> {
         let key = self.map().container(&format!("{account}/{container}"));
         let replicas = self.map().container_replicas(key);
         let info = match self.directory(&replicas, key).await {
@@ -140,21 +151,34 @@ impl Store {
     pub(super) async fn remove_container(&self, account: &str, container: &str) -> Result<(), StoreError> {
         let path = format!("{account}/{container}");
         let key = self.map().container(&path);
-        let _lock = self.locks.lock(key.hash).await;
-        self.delete_empty(key, &path).await?;
-        let (shown, ()) = tokio::join!(
-            self.show_container(account, container),
-            self.outlast_leases(self.map().container_replicas(key).len())
-        );
+        let mut lock = self.locks.lock(key.hash).await;
+        match self.delete_empty(key, &path, DirectoryChange::Delete).await {
+            Err(NodeError::Moved) => {
+                // Its listing is split: the shards have locks too.
+                drop(lock);
+                self.delete_split(&path).await?;
+                lock = self.locks.lock(key.hash).await;
+            }
+            done => done?,
+        }
+        let replicas = self.map().container_replicas(key).len();
+        let (shown, ()) =
+            tokio::join!(self.show_container(account, container), self.outlast_leases(replicas));
+        drop(lock);
         shown
     }
 
     /// Deletes a directory that has no rows. Each replica looks for itself: an acknowledged row is at a
     /// majority, so one of any majority refuses. What a minority has deleted is made again.
-    async fn delete_empty(&self, key: DirectoryKey, path: &str) -> Result<(), StoreError> {
+    pub(super) async fn delete_empty(
+        &self,
+        key: DirectoryKey,
+        path: &str,
+        change: DirectoryChange,
+    ) -> Result<(), NodeError> {
         let replicas = self.map().container_replicas(key);
         let info = self.directory(&replicas, key).await?;
-        let info = info.filter(|info| info.directory.exists()).ok_or(StoreError::NoContainer)?;
+        let info = info.filter(|info| info.directory.exists()).ok_or(NodeError::NoDirectory)?;
         self.clock.observe(info.directory.created);
         let available = self.map().mode(info.directory.policy)? == Mode::Available;
         // Of a container that is `available` one replica may know rows that no other does: all are asked
@@ -164,8 +188,7 @@ impl Store {
         }
         let timestamp = if available { info.directory.created } else { self.clock.now() };
         let write = |_, replica: Replica| {
-            let change = DirectoryChange::Delete;
-            let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change };
+            let write = DirectoryWrite { key, name: path.to_owned(), timestamp, change: change.clone() };
             async move { replica.node.write_directory(replica.device, write).await }
         };
         let needed = if available { replicas.len() } else { quorum::majority(replicas.len()) };
@@ -173,21 +196,22 @@ impl Store {
         if done.len() >= needed {
             return Ok(());
         }
-        let harmless = |error: &NodeError| matches!(error, NodeError::NotEmpty | NodeError::NoDirectory);
+        let harmless = |error: &NodeError| {
+            matches!(error, NodeError::NotEmpty | NodeError::NoDirectory | NodeError::Moved)
+        };
         let undone = self.weakness != Weakness::MinorityDeletes;
         if undone && (!done.is_empty() || !errors.iter().all(harmless)) {
-            let Directory { policy, headers, .. } = info.directory;
-            let headers = headers.into_iter().map(|(name, header)| (name, header.value)).collect();
-            let again = DirectoryChange::Create { policy, headers };
+            let headers = without_bounds(&info);
+            let again = DirectoryChange::Create { policy: info.directory.policy, headers };
             if let Err(error) = self.change(replicas, key, path, again).await {
                 tracing::warn!(container = path, %error, "a refused deletion is not undone everywhere");
             }
         }
-        Err(super::error::worst(errors).into())
+        Err(super::error::worst(errors))
     }
 
     /// An error unless every replica answers that it has no row. One may be about to get the last tombstone.
-    async fn require_empty(&self, replicas: &[Replica], key: DirectoryKey) -> Result<(), StoreError> {
+    async fn require_empty(&self, replicas: &[Replica], key: DirectoryKey) -> Result<(), NodeError> {
         for replica in replicas {
             let mut looks = 0;
             while let Some(info) = replica.node.read_directory(replica.device, key).await?
@@ -195,7 +219,7 @@ impl Store {
             {
                 looks += 1;
                 if looks > EMPTY_LOOKS {
-                    return Err(StoreError::NotEmpty);
+                    return Err(NodeError::NotEmpty);
                 }
                 tokio::time::sleep(EMPTY_PAUSE).await;
             }
@@ -206,9 +230,13 @@ impl Store {
     /// Gives the account a container's totals.
     pub(super) async fn report_totals(&self, info: &DirectoryInfo) -> Result<(), StoreError> {
         let Some((account, container)) = info.directory.name.split_once('/') else { return Ok(()) };
-        let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
-        match self.show_container(account, container).await {
+        let shown = {
+            let _lock = self.locks.lock(self.map().container(&info.directory.name).hash).await;
+            self.show_container(account, container).await
+        };
+        match shown {
             Err(StoreError::NoAccount) => Ok(()),
+            Ok(()) => self.tell_container_of(account).await,
             other => other,
         }
     }
@@ -284,7 +312,7 @@ impl Store {
 
     /// Changes a record, at a majority, by a time that is newer than that of what it replaces: proxies' clocks
     /// differ, and a change with an older time would be taken without having an effect.
-    async fn change(
+    pub(super) async fn change(
         &self,
         replicas: Vec<Replica>,
         key: DirectoryKey,
@@ -318,7 +346,7 @@ impl Store {
 
     /// What is known of a directory. Where it depends on replicas that do not answer whether it was deleted,
     /// rows decide: it exists if a replica that has not deleted it has some.
-    async fn directory(
+    pub(super) async fn directory(
         &self,
         replicas: &[Replica],
         key: DirectoryKey,
@@ -345,7 +373,10 @@ impl Store {
                 return Err(StoreError::Unavailable("of those who know of a deletion too few answer".into()));
             }
         }
-        Ok(merge(infos.into_iter()))
+        match merge(infos.into_iter()) {
+            Some(info) => self.with_shards(info).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What anybody knows of a container whose policy is `available`, where too few replicas answer.
@@ -394,7 +425,7 @@ impl Store {
 
 /// Which of the replicas that answered did not have a directory before.
 #[derive(Clone, Copy)]
-struct Created {
+pub(super) struct Created {
     somewhere: bool,
     everywhere: bool,
 }

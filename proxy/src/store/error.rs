@@ -57,6 +57,7 @@ impl From<NodeError> for StoreError {
             NodeError::Corrupt(what) => StoreError::Corrupt(what),
             NodeError::Overloaded => StoreError::Overloaded,
             NodeError::Unavailable(why) => StoreError::Unavailable(why),
+            NodeError::Moved => StoreError::Unavailable("the listing is being split".into()),
         }
     }
 }
@@ -65,13 +66,15 @@ impl From<NodeError> for StoreError {
 pub(super) fn worst(errors: Vec<NodeError>) -> NodeError {
     let rank = |error: &NodeError| match error {
         NodeError::Stale(_) => 0,
-        NodeError::NoDirectory => 1,
-        NodeError::NotEmpty => 2,
-        NodeError::Full => 3,
-        NodeError::Corrupt(_) => 4,
-        NodeError::NoBlock => 5,
-        NodeError::Overloaded => 6,
-        NodeError::Unavailable(_) => 7,
+        // Whoever has newer bounds knows more than the others.
+        NodeError::Moved => 1,
+        NodeError::NoDirectory => 2,
+        NodeError::NotEmpty => 3,
+        NodeError::Full => 4,
+        NodeError::Corrupt(_) => 5,
+        NodeError::NoBlock => 6,
+        NodeError::Overloaded => 7,
+        NodeError::Unavailable(_) => 8,
     };
     let none = || NodeError::Unavailable("no replica".into());
     errors.into_iter().min_by_key(rank).unwrap_or_else(none)

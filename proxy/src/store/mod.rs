@@ -22,6 +22,7 @@ mod quorum;
 mod reaper;
 mod records;
 mod register;
+mod shards;
 mod upload;
 mod versions;
 mod workers;
@@ -39,6 +40,7 @@ pub use garbage::{Collector, GarbageCursor};
 pub use kodiak_storage_api::{Nodes, Placement, PlacementError};
 pub use open::OpenObject;
 pub use reaper::ReaperSettings;
+pub use shards::Whose;
 pub use upload::{Staged, Upload};
 pub use versions::{
     DELETE_MARKER, Deletion, ENABLED, LOCATION, LOCATION_MODE, Location, Mode, VersionEntry, VersionMarker,
@@ -51,6 +53,7 @@ use locks::KeyLocks;
 use md5::Hashers;
 use open::Readers;
 use records::Records;
+use shards::Shards;
 
 /// What must hold of the current version for a write to happen; checked atomically with it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -113,6 +116,7 @@ pub struct Store {
     /// Their threads begin with the first upload that needs them.
     hashers: OnceLock<Hashers>,
     readers: Arc<Readers>,
+    shards: Shards,
     living: Living,
     reaper: ArcSwap<ReaperSettings>,
     reaper_pace: reaper::Pace,
@@ -136,6 +140,10 @@ pub enum Weakness {
     NoPrepare,
     /// A container counts as deleted where any replica has deleted it.
     MinorityDeletes,
+    /// A listing's new bounds are not given to a majority before anybody goes by them.
+    NoInstall,
+    /// Rows that are on their way count as arrived before they have.
+    EarlyCut,
     /// A change of a container is acknowledged while others may still go by the old record.
     ShortLeases,
     /// A change of a container that has an older time than the record is acknowledged.
@@ -183,6 +191,7 @@ impl Store {
             buffers: Buffers::new(),
             hashers: OnceLock::new(),
             readers: Arc::new(Readers::default()),
+            shards: Shards::new(),
             living: Living::default(),
             reaper: ArcSwap::default(),
             reaper_pace: reaper::Pace::default(),

@@ -69,14 +69,14 @@ impl Store {
         }
         if self.map().container_replicas(key).len() == 1 {
             // The device in this process has it in memory.
-            return Ok(Arc::new(self.container(account, container).await?.directory));
+            return Ok(Arc::new(self.own_directory(account, container).await?.directory));
         }
         let _asking = self.records.asking.lock(key.hash).await;
         if let Some(record) = self.records.get(&key) {
             return Ok(record);
         }
         let asked = Instant::now();
-        let record = Arc::new(self.container(account, container).await?.directory);
+        let record = Arc::new(self.own_directory(account, container).await?.directory);
         self.records.keep(key, record.clone(), asked + LEASE);
         Ok(record)
     }

@@ -56,6 +56,9 @@ impl Store {
         (jobs, rate): (&Jobs, u64),
         stop: &watch::Receiver<bool>,
     ) {
+        if self.splits_listings() {
+            tokio::spawn(self.clone().keep_listings(stop.clone()));
+        }
         for device in devices {
             for (kind, job) in [
                 (WorkKind::Totals, JobKind::Totals),
@@ -165,6 +168,7 @@ impl Store {
     async fn perform(self: &Arc<Self>, work: Work, device: DeviceIndex) -> Result<bool, StoreError> {
         match work {
             Work::Totals { info } => {
+                self.look_at_size(&info);
                 self.report_totals(&info).await?;
                 self.reap_stray(&info).await.map(|()| true)
             }

@@ -81,7 +81,7 @@ pub(super) fn query(call: &Call) -> Result<ListQuery, SwiftError> {
         end_marker: call.query.text("end_marker"),
         limit,
         reverse: call.query.is_true("reverse"),
-        tombstones: false,
+        ..ListQuery::default()
     };
     if let Some(path) = call.query.get("path") {
         // The older way to ask for one pseudo-folder.

@@ -5,6 +5,7 @@
 
 mod view;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,9 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, ListQuery, NodeError,
-    ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion, Timestamp, Vote,
-    Votes, WorkId, WorkItem, WorkKind,
+    BlockKey, BlockWrite, DeviceIndex, Directory, DirectoryInfo, DirectoryKey, DirectoryWrite, Item, ItemKey,
+    ListQuery, NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode,
+    StoredVersion, Timestamp, Vote, Votes, WorkId, WorkItem, WorkKind,
 };
 use view::{Record, View};
 
@@ -31,6 +32,8 @@ pub struct Faults {
     pub breaks_promises: bool,
     /// Promises are forgotten in a crash.
     pub forgets_promises: bool,
+    /// Rows are taken whatever a directory's bounds.
+    pub ignores_bounds: bool,
 }
 
 /// How far ahead of what is taken the ceiling is.
@@ -60,7 +63,7 @@ impl MemoryNode {
         let device = Device {
             log: Vec::new(),
             synced: 0,
-            view: View::default(),
+            view: View::of(&[], faults.ignores_bounds),
             votes: Votes::after(Timestamp::ZERO),
             ceiling: Timestamp::ZERO,
             full: false,
@@ -78,7 +81,7 @@ impl MemoryNode {
         device.log =
             log.filter(|(index, _)| *index < synced || survives()).map(|(_, record)| record).collect();
         device.synced = device.log.len();
-        device.view = View::of(&device.log);
+        device.view = View::of(&device.log, self.faults.ignores_bounds);
         let floor = if self.faults.forgets_promises { Timestamp::ZERO } else { device.ceiling };
         device.votes = Votes::after(floor);
     }
@@ -96,6 +99,11 @@ impl MemoryNode {
     /// Heals what [`MemoryNode::rot`] has damaged.
     pub async fn heal(&self) {
         self.device.lock().await.view.heal();
+    }
+
+    /// All directories, with all rows.
+    pub async fn directories(&self) -> Vec<(DirectoryKey, Directory, Vec<Row>)> {
+        self.device.lock().await.view.directories()
     }
 
     /// Whether what is held of a name is damaged.
@@ -246,9 +254,22 @@ impl StorageNode for MemoryNode {
         _: DeviceIndex,
         key: DirectoryKey,
         rows: Vec<Row>,
-        _: RowDurability,
+        durability: RowDurability,
     ) -> Result<(), NodeError> {
-        self.change(|_, _| Ok((Some(Record::Rows(key, rows)), ()))).await
+        let fenced = durability != RowDurability::Copied;
+        self.change(|_, _| Ok((Some(Record::Rows(key, rows, fenced)), ()))).await
+    }
+
+    async fn forget(&self, _: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        let mut gone: BTreeMap<DirectoryKey, Vec<(String, Timestamp, bool)>> = BTreeMap::new();
+        for item in &items {
+            let ItemKey::Row(key, name) = &item.key else { continue };
+            gone.entry(*key).or_default().push((name.clone(), item.timestamp, item.deleted));
+        }
+        for (key, rows) in gone {
+            self.change(|_, _| Ok((Some(Record::RowsForgotten(key, rows)), ()))).await?;
+        }
+        Ok(items.len())
     }
 
     async fn list_rows(
@@ -257,7 +278,7 @@ impl StorageNode for MemoryNode {
         key: DirectoryKey,
         query: ListQuery,
     ) -> Result<Page, NodeError> {
-        Ok(self.device.lock().await.view.list(&key, &query))
+        self.device.lock().await.view.list(&key, &query)
     }
 
     async fn next_work(

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 
 use crate::{
-    BlockKey, Directory, DirectoryChange, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery,
-    NodeError, ObjectKey, ObjectWrite, Page, Row, Stamp, Stats, StoredVersion,
+    BlockKey, Directory, DirectoryInfo, DirectoryKey, DirectoryWrite, Entry, ListQuery, NodeError, ObjectKey,
+    ObjectWrite, Page, Row, Stamp, Stats, StoredVersion, Timestamp,
 };
 
 /// One entry of the log.
@@ -16,7 +16,10 @@ pub(super) enum Record {
     Block(BlockKey, Bytes),
     BlocksDeleted(Vec<BlockKey>),
     Directory(DirectoryKey, Directory),
-    Rows(DirectoryKey, Vec<Row>),
+    /// Rows, and whether the directory's bounds count.
+    Rows(DirectoryKey, Vec<Row>, bool),
+    /// Rows that are elsewhere: name, time, and whether it is a tombstone.
+    RowsForgotten(DirectoryKey, Vec<(String, Timestamp, bool)>),
 }
 
 struct Object {
@@ -34,12 +37,14 @@ pub(super) struct View {
     objects: BTreeMap<ObjectKey, Object>,
     pub(super) blocks: HashMap<BlockKey, Bytes>,
     directories: HashMap<DirectoryKey, Held>,
+    /// A fault: bounds do not count.
+    unbounded: bool,
 }
 
 impl View {
     /// Everything but rows first, as a real node replays: a row may come before its container.
-    pub(super) fn of(log: &[Record]) -> View {
-        let mut view = View::default();
+    pub(super) fn of(log: &[Record], unbounded: bool) -> View {
+        let mut view = View { unbounded, ..View::default() };
         for record in log {
             // Refused rows were refused before.
             let _ = view.apply(record);
@@ -73,12 +78,11 @@ impl View {
 
     pub(super) fn changed(&self, write: &DirectoryWrite) -> Result<(Directory, bool), NodeError> {
         let held = self.directories.get(&write.key);
-        let live =
-            held.is_some_and(|held| held.directory.exists() && held.rows.values().any(|row| !row.deleted));
-        if live && write.change == DirectoryChange::Delete {
-            return Err(NodeError::NotEmpty);
-        }
-        write.apply(held.map(|held| held.directory.clone()))
+        let live = held.is_some_and(|held| held.rows.values().any(|row| !row.deleted));
+        let old = held.map(|held| &held.directory);
+        let (new, created) = write.apply(old.cloned())?;
+        write.check(old, &new, live)?;
+        Ok((new, created))
     }
 
     /// Shows a record; what was refused of it is the answer.
@@ -103,18 +107,31 @@ impl View {
                     .or_insert_with(|| Held { directory: directory.clone(), rows: BTreeMap::new() });
                 held.directory = held.directory.clone().merge(directory.clone());
             }
-            Record::Rows(key, rows) => return rows.iter().try_for_each(|row| self.put_row(key, row)),
+            Record::Rows(key, rows, fenced) => {
+                let puts: Vec<_> = rows.iter().map(|row| self.put_row(key, row, *fenced)).collect();
+                return puts.into_iter().collect();
+            }
+            Record::RowsForgotten(key, gone) => {
+                let Some(held) = self.directories.get_mut(key) else { return Ok(()) };
+                held.rows.retain(|name, row| {
+                    !gone.iter().any(|(n, at, dead)| (n, *at, *dead) == (name, row.timestamp, row.deleted))
+                });
+            }
         }
         Ok(())
     }
 
     pub(super) fn show_row(&mut self, write: &ObjectWrite) -> Result<(), NodeError> {
         let Some(target) = write.row else { return Ok(()) };
-        self.put_row(&target.directory, &write.version.row(&write.path, write.stamp.ballot))
+        self.put_row(&target.directory, &write.version.row(&write.path, write.stamp.ballot), true)
     }
 
-    fn put_row(&mut self, key: &DirectoryKey, row: &Row) -> Result<(), NodeError> {
+    fn put_row(&mut self, key: &DirectoryKey, row: &Row, fenced: bool) -> Result<(), NodeError> {
         let held = self.directories.get_mut(key).ok_or(NodeError::NoDirectory)?;
+        let bounds = held.directory.bounds().filter(|_| fenced && !self.unbounded);
+        if bounds.is_some_and(|bounds| !bounds.contain(&row.name)) {
+            return Err(NodeError::Moved);
+        }
         if !row.deleted && (!held.directory.exists() || row.timestamp <= held.directory.deleted) {
             return Err(NodeError::NoDirectory);
         }
@@ -122,6 +139,15 @@ impl View {
             held.rows.insert(row.name.clone(), row.clone());
         }
         Ok(())
+    }
+
+    pub(super) fn directories(&self) -> Vec<(DirectoryKey, Directory, Vec<Row>)> {
+        let all = self.directories.iter();
+        let mut all: Vec<_> = all
+            .map(|(key, held)| (*key, held.directory.clone(), held.rows.values().cloned().collect()))
+            .collect();
+        all.sort_by_key(|(key, ..)| *key);
+        all
     }
 
     pub(super) fn info(&self, key: &DirectoryKey) -> Option<DirectoryInfo> {
@@ -135,30 +161,40 @@ impl View {
         Some(DirectoryInfo { directory: held.directory.clone(), stats })
     }
 
-    pub(super) fn list(&self, key: &DirectoryKey, query: &ListQuery) -> Page {
+    pub(super) fn list(&self, key: &DirectoryKey, query: &ListQuery) -> Result<Page, NodeError> {
         let mut page = Page::default();
-        let Some(held) = self.directories.get(key) else { return page };
+        let held = self.directories.get(key);
+        query.check(held.map(|held| &held.directory))?;
+        let Some(held) = held else { return Ok(page) };
         let (after, before) = match query.reverse {
             false => (&query.marker, &query.end_marker),
             true => (&query.end_marker, &query.marker),
         };
         let within = |name: &str| {
-            after.as_deref().is_none_or(|after| name > after) && before.as_deref().is_none_or(|b| name < b)
+            query.names.contains(name)
+                && after.as_deref().is_none_or(|after| name > after)
+                && before.as_deref().is_none_or(|b| name < b)
+        };
+        // A marker hides the prefixes up to itself.
+        let hidden = |prefix: &str| match (&query.marker, query.reverse) {
+            (Some(marker), false) => prefix <= marker.as_str(),
+            (Some(marker), true) => prefix >= marker.as_str(),
+            (None, _) => false,
         };
         let mut names: Vec<&Row> =
             held.rows.values().filter(|row| row.name.starts_with(&query.prefix)).collect();
         if query.reverse {
             names.reverse();
         }
-        for row in names.into_iter().filter(|row| within(&row.name) && (query.tombstones || !row.deleted)) {
+        names.retain(|row| within(&row.name));
+        for row in names.iter().filter(|row| !row.deleted) {
             let rest = &row.name[query.prefix.len()..];
-            let rolled = query.delimiter.as_deref().filter(|_| !row.deleted).and_then(|delimiter| {
-                rest.find(delimiter).map(|at| &row.name[..query.prefix.len() + at + delimiter.len()])
-            });
-            let entry = match rolled {
-                Some(prefix) if query.marker.as_deref() == Some(prefix) => continue,
+            let delimiter = query.delimiter.as_deref();
+            let rolled = delimiter.and_then(|delimiter| Some(rest.find(delimiter)? + delimiter.len()));
+            let entry = match rolled.map(|end| &row.name[..query.prefix.len() + end]) {
+                Some(prefix) if hidden(prefix) => continue,
                 Some(prefix) => Entry::Prefix(prefix.to_owned()),
-                None => Entry::Row(row.clone()),
+                None => Entry::Row((*row).clone()),
             };
             if page.entries.last() == Some(&entry) {
                 continue;
@@ -169,6 +205,22 @@ impl View {
             }
             page.entries.push(entry);
         }
-        page
+        if query.tombstones {
+            // Those of the names that the page covers, in the order of all entries.
+            let last = page.entries.last().filter(|_| page.truncated).map(|entry| entry.name().to_owned());
+            let beyond = |name: &str| {
+                let last = last.as_deref();
+                last.is_some_and(|last| if query.reverse { name < last } else { name > last })
+            };
+            let dead = names.iter().filter(|row| row.deleted && !beyond(&row.name));
+            page.entries.extend(dead.map(|row| Entry::Row((*row).clone())));
+            page.entries.sort_by(|a, b| match query.reverse {
+                true => b.name().cmp(a.name()),
+                false => a.name().cmp(b.name()),
+            });
+            page.truncated |= page.entries.len() > query.limit;
+            page.entries.truncate(query.limit);
+        }
+        Ok(page)
     }
 }

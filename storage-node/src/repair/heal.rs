@@ -291,7 +291,7 @@ impl Healer {
         let bytes = rows.iter().map(|row| 200 + row.name.len()).sum();
         self.pace.take(bytes).await;
         let count = rows.len() as u64;
-        yielding(|| to.node.write_rows(to.device, directory, rows.clone(), RowDurability::Synced)).await?;
+        yielding(|| to.node.write_rows(to.device, directory, rows.clone(), RowDurability::Copied)).await?;
         Ok((count, bytes as u64))
     }
 
@@ -407,7 +407,8 @@ impl Healer {
         let row = version.row(path, ballot);
         for replica in self.map.container_replicas(directory) {
             let rows = vec![row.clone()];
-            match replica.node.write_rows(replica.device, directory, rows, RowDurability::Synced).await {
+            // Of a listing that is split they go on from there to where they belong.
+            match replica.node.write_rows(replica.device, directory, rows, RowDurability::Copied).await {
                 Ok(()) | Err(NodeError::NoDirectory) => {}
                 // The replicas of the container bring it to each other.
                 Err(error) => tracing::debug!(%path, %error, "a row waits for its replica"),

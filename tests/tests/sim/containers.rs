@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kodiak_proxy::store::{NewObject, Precondition, SharedStore, StoreError};
+use kodiak_proxy::store::{NewObject, Precondition, SharedStore, StoreError, Whose};
 use kodiak_storage_api::{Entry, ListQuery, ObjectPath, PolicyIndex};
 use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,7 +37,28 @@ async fn pause(world: &World, longest: u64) {
     sleep(Duration::from_micros(pause)).await;
 }
 
-async fn one(world: Arc<World>, container: String) -> Told {
+/// Splits the container's listing at any time, and leaves the work to others at any step.
+async fn split(world: Arc<World>, container: &str) {
+    let path = format!("a/{container}");
+    for _ in 0..4 {
+        pause(&world, 80_000).await;
+        let store = world.proxy();
+        let step = world.random(|random| random.random_range(0..5));
+        let work = async {
+            match step {
+                0..3 => store.split_parts(&path, 1).await,
+                3 => {
+                    world.repair().await;
+                    Ok(())
+                }
+                _ => store.keep_listing(&path, Whose::All).await,
+            }
+        };
+        let _ = timeout(PATIENCE, work).await;
+    }
+}
+
+async fn one(world: Arc<World>, container: String, splits: bool) -> Told {
     let writes = async {
         let mut stored = Vec::new();
         for number in 0..OBJECTS {
@@ -59,7 +80,12 @@ async fn one(world: Arc<World>, container: String) -> Told {
         }
         deleted
     };
-    let (stored, deleted) = tokio::join!(writes, deletes);
+    let splits = async {
+        if splits {
+            split(world.clone(), &container).await;
+        }
+    };
+    let (stored, deleted, ()) = tokio::join!(writes, deletes, splits);
     Told { stored, deleted }
 }
 
@@ -68,7 +94,7 @@ fn names(entries: &[Entry]) -> Vec<&str> {
 }
 
 /// Runs until everything works again; what was acknowledged must be there then.
-pub async fn run(world: Arc<World>) -> Result<(), String> {
+pub async fn run(world: Arc<World>, splits: bool) -> Result<(), String> {
     let containers: Vec<String> = (0..CONTAINERS).map(|number| format!("c{number}")).collect();
     for container in &containers {
         let made = world.proxy().create_container("a", container, PolicyIndex(0), Vec::new()).await;
@@ -76,14 +102,27 @@ pub async fn run(world: Arc<World>) -> Result<(), String> {
     }
     sleep(Duration::from_secs(2)).await;
     let storm = tokio::spawn(world.clone().storm());
-    let tasks: Vec<_> =
-        containers.iter().map(|container| tokio::spawn(one(world.clone(), container.clone()))).collect();
+    let tasks: Vec<_> = containers
+        .iter()
+        .map(|container| tokio::spawn(one(world.clone(), container.clone(), splits)))
+        .collect();
     let mut told = Vec::new();
     for task in tasks {
         told.push(task.await.map_err(|broken| broken.to_string())?);
     }
     world.heal().await;
     storm.await.map_err(|broken| broken.to_string())?;
+    if splits {
+        // What a deletion has left closed is opened after a while.
+        sleep(Duration::from_secs(60)).await;
+        for _ in 0..2 {
+            world.repair().await;
+        }
+        for container in &containers {
+            let kept = world.proxy().keep_listing(&format!("a/{container}"), Whose::All).await;
+            kept.map_err(|error| format!("{container} is not kept: {error}"))?;
+        }
+    }
     let store = world.proxy();
     let all = |error: StoreError| error.to_string();
     let account = store.list_containers("a", ListQuery { limit: 100, ..ListQuery::default() }).await;

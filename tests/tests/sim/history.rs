@@ -221,7 +221,7 @@ impl History {
 
 /// Whether a listing contradicts a change that was acknowledged before it began, and that no other change
 /// may have undone before it ended.
-fn misses(events: &[Event], listing: &Event) -> bool {
+pub fn misses(events: &[Event], listing: &Event) -> bool {
     let Operation::Listed(shown) = listing.operation else { return false };
     let makes = |event: &Event| match event.operation {
         Operation::Put(_) | Operation::Create(_, true) | Operation::Swap(_, _, true) => Some(true),
@@ -237,7 +237,7 @@ fn misses(events: &[Event], listing: &Event) -> bool {
     })
 }
 
-fn show(events: &[Event]) -> String {
+pub fn show(events: &[Event]) -> String {
     let mut events = events.to_vec();
     events.sort_by_key(|event| event.begun);
     let line = |event: &Event| {

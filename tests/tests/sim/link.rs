@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kodiak_storage_api::memory::MemoryNode;
 use kodiak_storage_api::{
-    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, ListQuery,
+    BlockKey, BlockWrite, DeviceIndex, DirectoryInfo, DirectoryKey, DirectoryWrite, Health, Item, ListQuery,
     NodeError, ObjectKey, ObjectWrite, Page, Promise, Row, RowDurability, StorageNode, StoredVersion,
     Timestamp, WorkId, WorkItem, WorkKind,
 };
@@ -174,6 +174,10 @@ impl StorageNode for Link {
         query: ListQuery,
     ) -> Result<Page, NodeError> {
         send!(self, list_rows(device, key, query))
+    }
+
+    async fn forget(&self, device: DeviceIndex, items: Vec<Item>) -> Result<usize, NodeError> {
+        send!(self, forget(device, items))
     }
 
     async fn next_work(

@@ -11,6 +11,7 @@ mod link;
 mod reaper;
 mod records;
 mod regions;
+mod shards;
 mod world;
 
 use std::ops::Range;
@@ -84,13 +85,13 @@ fn a_seed_repeats_a_run_exactly() {
 }
 
 /// One run of a simulation that ends by itself.
-fn run_to_end<F>(
+fn run_to_end<T, F>(
     seed: u64,
     mutation: Mutation,
     simulation: impl FnOnce(Arc<World>) -> F,
-) -> Result<(), String>
+) -> Result<T, String>
 where
-    F: Future<Output = Result<(), String>>,
+    F: Future<Output = Result<T, String>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
@@ -101,9 +102,9 @@ where
     })
 }
 
-/// Containers that are deleted while they are written to.
-fn run_containers(seed: u64, mutation: Mutation) -> Result<(), String> {
-    run_to_end(seed, mutation, containers::run)
+/// Containers that are deleted while they are written to, and perhaps split.
+fn run_containers(seed: u64, mutation: Mutation, splits: bool) -> Result<(), String> {
+    run_to_end(seed, mutation, |world| containers::run(world, splits))
 }
 
 /// A container whose headers are changed.
@@ -133,16 +134,71 @@ fn mistakes_with_records_are_noticed() {
 #[test]
 fn a_container_is_deleted_only_with_nothing_in_it() {
     for seed in seeds(0..1000) {
-        if let Err(wrong) = run_containers(seed, Mutation::default()) {
+        if let Err(wrong) = run_containers(seed, Mutation::default(), false) {
             panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
         }
     }
 }
 
 #[test]
+fn a_container_whose_listing_is_split_is_deleted_only_with_nothing_in_it() {
+    for seed in seeds(0..1000) {
+        if let Err(wrong) = run_containers(seed, Mutation::default(), true) {
+            panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1);
+        }
+    }
+}
+
+/// One run of a listing that is split: in how many directories it is at the end.
+fn run_shards(seed: u64, mutation: Mutation) -> Result<usize, String> {
+    run_to_end(seed, mutation, shards::run)
+}
+
+#[test]
+fn a_listing_that_is_split_shows_every_acknowledged_write() {
+    let mut parts = 0;
+    let seeds = seeds(0..1000);
+    let runs = seeds.end - seeds.start;
+    for seed in seeds {
+        match run_shards(seed, Mutation::default()) {
+            Ok(found) => parts += found as u64,
+            Err(wrong) => panic!("seed {seed}: {wrong}\nrun it alone with SIM_SEEDS={seed}..{}", seed + 1),
+        }
+    }
+    println!("{parts} parts in {runs} runs");
+    assert!(2 * parts > 3 * runs, "hardly anything was split: {parts} parts in {runs} runs");
+}
+
+#[test]
+fn a_page_of_a_listing_that_is_split_shows_what_there_is() {
+    let mut parts = 0;
+    let seeds = seeds(0..200);
+    let runs = (seeds.end - seeds.start) as usize;
+    for seed in seeds {
+        let compared = run_to_end(seed, Mutation::default(), shards::compare);
+        parts += compared.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    }
+    assert!(parts > 3 * runs, "hardly anything was split: {parts} parts in {runs} runs");
+}
+
+#[test]
+fn mistakes_in_splitting_are_noticed() {
+    let unfenced = Faults { ignores_bounds: true, ..Faults::default() };
+    let mistakes = [
+        Mutation { node: unfenced, ..Mutation::default() },
+        Mutation { store: Weakness::NoInstall, ..Mutation::default() },
+    ];
+    for mistake in mistakes {
+        let caught = (0..2000).find(|seed| run_shards(*seed, mistake).is_err());
+        println!("{mistake:?}: seed {caught:?}");
+        assert!(caught.is_some(), "{mistake:?}");
+    }
+}
+
+#[test]
 fn a_deletion_that_counts_at_a_minority_is_noticed() {
     let mutation = Mutation { store: Weakness::MinorityDeletes, ..Mutation::default() };
-    let caught = (0..2000).find(|seed| run_containers(*seed, mutation).is_err());
+    let caught = (0..2000).find(|seed| run_containers(*seed, mutation, false).is_err());
     println!("{mutation:?}: seed {caught:?}");
     assert!(caught.is_some());
 }

@@ -1,6 +1,6 @@
 //! What is simulated: nodes, proxies with clocks of their own, and everything that goes wrong.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,7 +8,10 @@ use std::time::Duration;
 use kodiak_proxy::store::{Nodes, Placement, ReaperSettings, SharedStore, Store, Weakness};
 use kodiak_ring::{NewDevice, PlacementKey, RingBuilder};
 use kodiak_storage_api::memory::{Faults, MemoryNode};
-use kodiak_storage_api::{Clock, Policy, Protection};
+use kodiak_storage_api::{
+    Clock, Directory, DirectoryChange, DirectoryKey, DirectoryWrite, Policy, Protection, Replica, Row,
+    RowDurability,
+};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -215,6 +218,37 @@ impl World {
         let off = self.random(|random| random.random_range(1..800));
         sleep(Duration::from_millis(off)).await;
         self.down.lock().remove(&node);
+    }
+
+    /// Brings the replicas of every directory together, as the nodes' repair does: records merge, and of rows the
+    /// newer wins.
+    pub async fn repair(&self) {
+        let mut all: BTreeMap<DirectoryKey, (Directory, BTreeMap<String, Row>)> = BTreeMap::new();
+        for node in &self.nodes {
+            for (key, directory, rows) in node.directories().await {
+                let (record, newest) = all.entry(key).or_insert((directory.clone(), BTreeMap::new()));
+                *record = record.clone().merge(directory);
+                for row in rows {
+                    let newer = newest.get(&row.name).is_none_or(|held| held.timestamp < row.timestamp);
+                    if newer {
+                        newest.insert(row.name.clone(), row);
+                    }
+                }
+            }
+        }
+        let map = self.proxy().current_map();
+        for (key, (directory, rows)) in all {
+            let timestamp = directory.created.max(directory.deleted);
+            let (name, merge) = (directory.name.clone(), DirectoryChange::Merge(Box::new(directory)));
+            let write = DirectoryWrite { key, name, timestamp, change: merge };
+            let rows: Vec<Row> = rows.into_values().collect();
+            for Replica { node, device } in map.container_replicas(key) {
+                // What fails now is left for the next time.
+                let _ = node.write_directory(device, write.clone()).await;
+                let _ = node.write_rows(device, key, rows.clone(), RowDurability::Copied).await;
+                let _ = node.write_directory(device, write.clone()).await;
+            }
+        }
     }
 
     /// The end: proxies and world keep each other.

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kodiak_storage_api::{
-    DirectoryKey, Map, Mode, NodeError, ObjectKey, ObjectPath, PolicyIndex, Replica, Stamp, StoredVersion,
-    Timestamp, Tree, Version,
+    DirectoryKey, Home, Map, Mode, NodeError, ObjectKey, ObjectPath, PolicyIndex, Replica, Stamp,
+    StoredVersion, Timestamp, Tree, Version,
 };
 
 pub(super) use swap::Draft;
 
+use super::shards::{self, Part};
 use super::{Store, StoreError, Weakness, quorum};
 
 /// Ballots of one operation at most. Each failure teaches the clock the newest ballot, so a second one
@@ -32,12 +33,13 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// How long the last replicas are waited for when their answers may tell how a write went.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// One name, its replicas, and those of its container.
+/// One name, its replicas, and those of the directory with its row.
 pub(super) struct Register<'s> {
     store: &'s Store,
     key: ObjectKey,
     path: ObjectPath,
     replicas: Vec<Replica>,
+    home: Home,
     directory: DirectoryKey,
     containers: Vec<Replica>,
     /// The container replica on the node of each object replica: its row is as durable as the object.
@@ -93,15 +95,19 @@ impl<'s> Register<'s> {
         let map: Arc<Map> = store.map.load_full();
         let key = map.object(path, policy)?;
         let replicas = map.object_replicas(policy, key.place())?;
-        let directory = map.container(path.container_path());
-        let containers = map.container_replicas(directory);
+        // Where its row is, as far as is known here: a replica of the directory says if that is not so.
+        let shards = store.known_map(path.container_path());
+        let home = shards.map_or(Home::Container, |shards| shards.range_of(path.object()).home);
+        let Part { key: directory, replicas: containers, .. } =
+            store.part(path.container_path(), home, Timestamp::ZERO);
         let mut free: Vec<usize> = (0..containers.len()).collect();
         let mut pair = |replica: &Replica| {
             let place = free.iter().position(|&index| containers[index].shares_node(replica))?;
             Some(free.remove(place))
         };
         let paired = replicas.iter().map(&mut pair).collect();
-        let available = map.mode(policy)? == Mode::Available;
+        // The maps of listings are registers whatever their policy says.
+        let available = map.mode(policy)? == Mode::Available && !shards::is_own(path.account());
         let seats = |tree, place| match available {
             true => Ok(map.near_seats(tree, place)?.into_iter().map(|seat| seat.replica).collect()),
             false => Ok::<Vec<Replica>, NodeError>(Vec::new()),
@@ -113,6 +119,7 @@ impl<'s> Register<'s> {
             key,
             path: path.clone(),
             replicas,
+            home,
             directory,
             containers,
             paired,

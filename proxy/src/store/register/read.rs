@@ -145,6 +145,15 @@ impl Register<'_> {
         Err(super::rounds::unanswered(errors))
     }
 
+    /// Makes the listing show the newest version, if there is any.
+    pub(in crate::store) async fn show(&self) -> Result<(), StoreError> {
+        let Some(newest) = self.read(false).await? else { return Ok(()) };
+        match self.rows(&Proposal::of(&newest), &vec![false; self.containers.len()]).await {
+            Ok(()) | Err(NodeError::NoDirectory) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// As [`Register::finish`], where the container may have gone: the version is read all the same.
     pub(super) async fn finish_read(&self, proposal: &Proposal, round: &Round) -> Result<(), StoreError> {
         match self.finish(proposal, round).await {

@@ -3,12 +3,13 @@
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kodiak_storage_api::{
-    NodeError, ObjectWrite, Promise, Refusal, Replica, RowDurability, RowTarget, Stamp, Timestamp, Tree,
+    DirectoryKey, Home, NodeError, ObjectWrite, Promise, Refusal, Replica, RowDurability, RowTarget, Stamp,
+    Timestamp, Tree,
 };
 use tokio::time::timeout;
 
 use super::super::error::worst;
-use super::{GRACE, Proposal, Register};
+use super::{ATTEMPTS, GRACE, Proposal, Register};
 use crate::store::{StoreError, handoff, quorum};
 
 /// What the replicas answered to a version at one ballot.
@@ -149,7 +150,7 @@ impl Register<'_> {
                 self.paired[index].into_iter().for_each(|container| round.rows[container] = true);
             }
             // The version is stored; its row was not taken.
-            Err(NodeError::NoDirectory) => round.accepted[index] = true,
+            Err(NodeError::NoDirectory | NodeError::Moved) => round.accepted[index] = true,
             // It was stored, and has been replaced since.
             Err(NodeError::Stale(refusal)) if refusal.accepted.ballots.contains(&proposal.stamp.ballot) => {
                 round.accepted[index] = true;
@@ -177,38 +178,79 @@ impl Register<'_> {
         });
     }
 
-    /// Writes a version's row to the replicas of the container that do not `have` it.
+    /// Writes a version's row to the replicas of the directory where it belongs; of the one that was known at
+    /// first, some `have` it.
     pub(super) async fn rows(&self, proposal: &Proposal, have: &[bool]) -> Result<(), NodeError> {
-        let needed = quorum::majority(self.containers.len());
+        let first = (self.directory, self.containers.as_slice());
+        match self.rows_at(first, &self.paired, proposal, have).await {
+            Err(NodeError::Moved) => {}
+            Err(NodeError::NoDirectory) if self.home != Home::Container => {}
+            done => return done,
+        }
+        for attempt in 0..ATTEMPTS {
+            let container = self.path.container_path();
+            match self.store.learn_map(container).await {
+                Ok(map) => {
+                    let home = map.range_of(self.path.object()).home;
+                    let part = self.store.part(container, home, Timestamp::ZERO);
+                    let none = vec![false; part.replicas.len()];
+                    match self.rows_at((part.key, &part.replicas), &[], proposal, &none).await {
+                        Err(NodeError::Moved) => {}
+                        Err(NodeError::NoDirectory) if home != Home::Container => {}
+                        done => return done,
+                    }
+                }
+                Err(StoreError::NoContainer) => return Err(NodeError::NoDirectory),
+                Err(StoreError::Overloaded) => {}
+                Err(error) => return Err(NodeError::Unavailable(error.to_string())),
+            }
+            self.pause(attempt).await;
+        }
+        Err(NodeError::Unavailable("the listing is being split, or deleted".into()))
+    }
+
+    /// Writes a version's row to the replicas of a directory that do not `have` it.
+    async fn rows_at(
+        &self,
+        (directory, replicas): (DirectoryKey, &[Replica]),
+        paired: &[Option<usize>],
+        proposal: &Proposal,
+        have: &[bool],
+    ) -> Result<(), NodeError> {
+        let needed = quorum::majority(replicas.len());
         let mut done = have.iter().filter(|have| **have).count();
-        let paired = |index: &usize| self.paired.contains(&Some(*index));
+        let paired = |index: &usize| paired.contains(&Some(*index));
         // Those that are paired get it with the object, late as it may be.
         let wanted = |index: &usize| !have[*index] && (done < needed || !paired(index));
         let row = proposal.version.row(&self.path, proposal.stamp.ballot);
         let write = |index: usize| {
-            let (replica, row, directory) = (self.containers[index].clone(), row.clone(), self.directory);
+            let (replica, row) = (replicas[index].clone(), row.clone());
             let write = async move {
                 let durability = RowDurability::Synced;
                 replica.node.write_rows(replica.device, directory, vec![row], durability).await
             };
             tokio::spawn(write)
         };
-        let mut asked: FuturesUnordered<_> = (0..self.containers.len()).filter(wanted).map(write).collect();
-        let (mut gone, mut errors) = (0, Vec::new());
+        let mut asked: FuturesUnordered<_> = (0..replicas.len()).filter(wanted).map(write).collect();
+        let (mut gone, mut moved, mut errors) = (0, 0, Vec::new());
         while done < needed {
             match asked.next().await {
                 Some(Ok(Ok(()))) => done += 1,
                 Some(Ok(Err(NodeError::NoDirectory))) => gone += 1,
+                Some(Ok(Err(NodeError::Moved))) => moved += 1,
                 Some(Ok(Err(error))) => errors.push(error),
                 Some(Err(broken)) => errors.push(NodeError::Unavailable(broken.to_string())),
                 None => break,
             }
-            if gone + needed > self.containers.len() {
-                return Err(NodeError::NoDirectory);
+            if gone + moved + needed > replicas.len() {
+                return Err(if moved > 0 { NodeError::Moved } else { NodeError::NoDirectory });
             }
         }
         if done >= needed {
             return Ok(());
+        }
+        if moved > 0 {
+            return Err(NodeError::Moved);
         }
         if errors.is_empty() { Err(NodeError::NoDirectory) } else { Err(worst(errors)) }
     }

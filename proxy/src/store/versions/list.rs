@@ -184,7 +184,7 @@ fn object_query(query: &VersionQuery) -> ListQuery {
         end_marker: query.end_marker.clone(),
         limit: query.limit + 1,
         reverse: query.reverse,
-        tombstones: false,
+        ..ListQuery::default()
     }
 }
 
@@ -208,7 +208,7 @@ fn version_query(query: &VersionQuery) -> ListQuery {
         end_marker,
         limit: query.limit + 1,
         reverse: query.reverse,
-        tombstones: false,
+        ..ListQuery::default()
     }
 }
 
