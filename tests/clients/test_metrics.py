@@ -40,9 +40,9 @@ def test_requests_bytes_and_syncs_are_counted(store, s3, swift):
 
 
 def test_background_work_says_what_it_has_done(store, swift):
-    swift.put_container("totals")
+    swift.put_container("told-of")
     before = total(metrics(store), "kodiak_job_changed_total", job="totals")
-    swift.put_object("totals", "o", b"x")
+    swift.put_object("told-of", "o", b"x")
     deadline = time.monotonic() + 30
     while total(metrics(store), "kodiak_job_changed_total", job="totals") == before:
         assert time.monotonic() < deadline, "the account was not told"
