@@ -142,8 +142,6 @@ pub enum Weakness {
     MinorityDeletes,
     /// A listing's new bounds are not given to a majority before anybody goes by them.
     NoInstall,
-    /// Rows that are on their way count as arrived before they have.
-    EarlyCut,
     /// A change of a container is acknowledged while others may still go by the old record.
     ShortLeases,
     /// A change of a container that has an older time than the record is acknowledged.

@@ -17,7 +17,7 @@ use kodiak_storage_api::{
 };
 
 use super::{ATTEMPTS, Newest, Part, shards_account};
-use crate::store::{Store, StoreError, Weakness, quorum};
+use crate::store::{Store, StoreError, quorum};
 
 /// Rows that are looked at to find the middle, with one question.
 const LOOK: usize = 10_000;
@@ -139,9 +139,6 @@ impl Store {
                 Ok(false) => {}
                 Err(error) => tracing::debug!(path, %error, "rows stay where they are for now"),
             }
-        }
-        if self.weakness == Weakness::EarlyCut {
-            return Ok(true);
         }
         Ok(empty >= quorum::majority(from.replicas.len()))
     }
